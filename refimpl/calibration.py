@@ -1,9 +1,9 @@
 """Run data through a model once and collect, layer by layer, what a method asks for.
 
-    with record(model, collect=("gram", "range")) as stats:
-        for batch in batches:
-            model(**batch)
-    stats["encoder.layer.0.output.dense"].gram          # X^T X over every position that is not padding
+with record(model, collect=("gram", "range")) as stats:
+    for batch in batches:
+        model(**batch)
+stats["encoder.layer.0.output.dense"].gram          # X^T X over every position that is not padding
 """
 
 from __future__ import annotations
@@ -112,7 +112,9 @@ def record(
     if "grad_sq" in collect:
         frozen = [n for n, layer in chosen.items() if not weight_of(layer).requires_grad]
         if frozen:
-            raise ValueError(f"collect: got 'grad_sq' for frozen layers {frozen[:3]}; takes trainable weights")
+            raise ValueError(
+                f"collect: got 'grad_sq' for frozen layers {frozen[:3]}; takes trainable weights"
+            )
     stats = {name: LayerStats() for name in chosen}
     mask: list[torch.Tensor | None] = [None]
 

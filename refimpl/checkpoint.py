@@ -156,13 +156,17 @@ def _build(base: dict[str, Any], factory: Callable[[], nn.Module] | None) -> nn.
         if factory is not None:
             model = factory()
             if not isinstance(model, nn.Module):
-                raise TypeError(f"factory: got a function that returns {type(model).__name__}; takes nn.Module")
+                raise TypeError(
+                    f"factory: got a function that returns {type(model).__name__}; takes nn.Module"
+                )
             return model
         if base.get("kind") != "transformers":
             raise CheckpointError(f"factory: got None; takes a function that makes a {base.get('class')}")
         model_class = getattr(transformers, str(base["class"]), None)
         config_class = getattr(transformers, str(base["config_class"]), None)
-        if not _is(model_class, transformers.PreTrainedModel) or not _is(config_class, transformers.PreTrainedConfig):
+        if not _is(model_class, transformers.PreTrainedModel) or not _is(
+            config_class, transformers.PreTrainedConfig
+        ):
             raise CheckpointError(f"spec: got class {base['class']!r}; takes a model class of transformers")
         config = config_class.from_dict(base["config"])  # type: ignore[union-attr]
         config._attn_implementation = base["attention"]
@@ -204,7 +208,9 @@ def _replay(model: nn.Module, step: dict[str, Any]) -> None:
             module = modules.get(model, name)
             for attribute, value in values.items():
                 if not isinstance(getattr(module, attribute, None), int) or not isinstance(value, int):
-                    raise CheckpointError(f"spec: got attribute {attribute!r} of {name!r}; takes an integer one")
+                    raise CheckpointError(
+                        f"spec: got attribute {attribute!r} of {name!r}; takes an integer one"
+                    )
                 setattr(module, attribute, value)
     except CheckpointError:
         raise
@@ -219,10 +225,14 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], aliases: dict[str,
     missing = sorted(set(own) - set(tensors) - set(aliases))
     extra = sorted((set(tensors) | set(aliases)) - set(own))
     if missing or extra:
-        raise CheckpointError(f"weights: missing {missing[:3]}, left over {extra[:3]}; takes exactly the model's")
+        raise CheckpointError(
+            f"weights: missing {missing[:3]}, left over {extra[:3]}; takes exactly the model's"
+        )
     for alias, name in aliases.items():
         if name not in own or own[alias] is not own[name]:
-            raise CheckpointError(f"weights: {alias!r} was tied to {name!r}; the rebuilt model does not tie them")
+            raise CheckpointError(
+                f"weights: {alias!r} was tied to {name!r}; the rebuilt model does not tie them"
+            )
     for name, value in tensors.items():
         if own[name].shape != value.shape:
             got, wanted = tuple(value.shape), tuple(own[name].shape)

@@ -185,7 +185,9 @@ def _patterns(argument: str, given: str | Iterable[str] | None, names: Iterable[
         if not isinstance(pattern, str):
             raise TypeError(f"{argument}: got {type(pattern).__name__}; takes names or patterns (str)")
         if not any(fnmatchcase(n, pattern) for n in names):
-            raise ValueError(f"{argument}: got {pattern!r}, which matches nothing; takes a pattern for {names[:4]} ...")
+            raise ValueError(
+                f"{argument}: got {pattern!r}, which matches nothing; takes a pattern for {names[:4]} ..."
+            )
     return patterns
 
 
