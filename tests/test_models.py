@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
 from transformers import (
     AutoTokenizer,
     BertForMaskedLM,
@@ -185,7 +189,7 @@ def test_minilm_altered_weights(monkeypatch, tmp_path):
         models.load_minilm()
     spec = importlib.util.find_spec(models.MINILM_PACKAGE)
     (folder,) = spec.submodule_search_locations
-    original = open(f"{folder}/model/model.safetensors", "rb").read()
+    original = (Path(folder) / "model" / "model.safetensors").read_bytes()
     (tmp_path / "model" / "model.safetensors").write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
     with pytest.raises(ValueError, match=f"SHA-256 .*; takes {models.MINILM_SHA256}"):
         models.load_minilm()
@@ -194,10 +198,8 @@ def test_minilm_altered_weights(monkeypatch, tmp_path):
 @pytest.fixture
 def hub_folder(tmp_path, tiny_bert_mlm):
     """A folder in the Hub's layout: weights, config, a word-level tokenizer."""
-    from tokenizers import Tokenizer, models as kinds, pre_tokenizers
-
     words = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "hello", "world"])}
-    core = Tokenizer(kinds.WordLevel(words, unk_token="[UNK]"))
+    core = Tokenizer(WordLevel(words, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     folder = tmp_path / "model"
     tiny_bert_mlm.save_pretrained(folder)
@@ -255,7 +257,7 @@ def test_load_is_quiet_and_leaves_the_bars_as_they_were(hub_folder, capfd):
 class Hub:
     """Stands for a model class: records how it is asked, and is "in the cache" or not."""
 
-    calls: list = []
+    calls: ClassVar[list] = []
     cached = True
     reachable = True
 
@@ -322,5 +324,5 @@ def test_load_refuses(hub_folder, tmp_path):
 def test_a_truncated_file_is_refused(hub_folder):
     file = hub_folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="name_or_path: got .*whose weights cannot be read"):
+    with pytest.raises(ValueError, match="name_or_path: got .*; its weights cannot be read"):
         models.load(hub_folder)
