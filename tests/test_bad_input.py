@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import refimpl
-from refimpl import calibration, checkpoint, checks, modules
+from refimpl import calibration, checkpoint, checks, distill, modules
 from tests.contracts import models
 
 Row = tuple[str, Callable[[], Any], type[Exception], str]
@@ -196,7 +196,37 @@ GROUND: list[Row] = [
     ),
 ]
 
-DISTILL: list[Row] = []
+student, teacher, labels = torch.ones(2, 3), torch.zeros(2, 3), torch.tensor([0, 1])
+
+DISTILL: list[Row] = [  # the long list is in tests/distill/test_losses.py
+    (
+        "distill.kd_loss",
+        lambda: distill.kd_loss(student, torch.ones(2, 4)),
+        ValueError,
+        "teacher_logits: got a vocabulary of 4; takes the student's 3",
+    ),
+    ("distill.kd_loss", lambda: distill.kd_loss(student, teacher, 0.0), ValueError, "temperature: got 0"),
+    (
+        "distill.kd_loss",
+        lambda: distill.kd_loss(student, teacher, mask=torch.zeros(2)),
+        ValueError,
+        "mask: got no position",
+    ),
+    ("distill.kd_loss", lambda: distill.kd_loss(student * nan, teacher), ValueError, "student_logits: got NaN"),
+    ("distill.jsd_loss", lambda: distill.jsd_loss(student, teacher, beta=0.0), ValueError, "beta: got 0"),
+    (
+        "distill.soft_cross_entropy",
+        lambda: distill.soft_cross_entropy(student, teacher),
+        ValueError,
+        "target: got rows",
+    ),
+    (
+        "distill.distillation_loss",
+        lambda: distill.distillation_loss(student, teacher, labels + 2, 0.5, 2.0),
+        ValueError,
+        "labels: got a label outside 0 to 2",
+    ),
+]
 
 PRUNE: list[Row] = []
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refimpl import calibration
+from refimpl import calibration, distill
 from tests.contracts import models
 
 
@@ -116,6 +116,29 @@ RUNNERS.append(
 )
 
 # -- distill ---------------------------------------------------------------------------------------------
+
+
+def _labels(mask: Tensor, vocabulary: int) -> Tensor:
+    return torch.where(mask, torch.arange(mask.shape[-1]) % vocabulary, -100)
+
+
+LOSSES += [
+    Loss("distill.kd_loss", lambda s, t, m: distill.kd_loss(s, t, 2.0, m)),
+    Loss("distill.kd_loss reverse", lambda s, t, m: distill.kd_loss(s, t, 2.0, m, "reverse")),
+    Loss("distill.jsd_loss", lambda s, t, m: distill.jsd_loss(s, t, 2.0, m, beta=0.3)),
+    Loss(
+        "distill.soft_cross_entropy",
+        lambda s, t, m: distill.soft_cross_entropy(s, torch.softmax(t.float(), -1), 2.0, m),
+    ),
+    Loss(
+        "distill.distillation_loss",
+        lambda s, t, m: distill.distillation_loss(s, t, _labels(m, s.shape[-1]), 0.5, 2.0),
+    ),
+    Loss(
+        "distill.distillation_loss with a mask",
+        lambda s, t, m: distill.distillation_loss(s, t, _labels(m, s.shape[-1]), 0.5, 2.0, mask=m),
+    ),
+]
 
 # -- prune -----------------------------------------------------------------------------------------------
 

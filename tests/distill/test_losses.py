@@ -345,7 +345,7 @@ def test_mask_dtypes(dtype):
 
 @each_loss
 def test_parts_with_num_items_add_up_to_the_batch(kind):
-    """Four batches of one, of unequal length: their means do not average to the mean of the batch, these sums do."""
+    """Batches of one, of unequal length: their means do not average to the whole, these sums do."""
     student, teacher = random_logits(4, 6, 5)
     mask = torch.arange(6) < torch.tensor([[6], [1], [3], [0]])
     student.requires_grad_()
