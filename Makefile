@@ -1,0 +1,56 @@
+# make book    set up .venv and build the book          make test   set up .venv and run every test
+# make check   lint, types, spelling                    make bench  time refimpl beside other libraries
+# Nothing is done twice: .venv is made anew only when pyproject.toml or constraints.txt have changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := $(shell find book refimpl -type f -not -name '*.pyc' 2>/dev/null) _config.yml _toc.yml
+export HF_HUB_OFFLINE = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: book test check bench unit notebooks mutation clean
+book: _build/html/.built
+	@echo
+	@echo "The book is built. Open it: file://$(abspath _build/html)/index.html"
+
+test: unit notebooks
+	@echo "Unit tests, tests of the book and all notebooks passed."
+
+unit: $(STAMP) _build/html/.built
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile -q --durations 10
+
+# one after the other and with both cores: the chapters measure times
+notebooks: $(STAMP)
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 \
+		--nbval-sanitize-with book/nbval.cfg -q --durations 10 book
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell README.md CONTRIBUTING.md book refimpl tests
+	$(BIN)/python -m tests.spelling
+
+bench: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench
+
+mutation: $(STAMP)
+	$(BIN)/python -m tests.mutation
+
+_build/html/.built: $(STAMP) $(SOURCES)
+	$(BIN)/jupyter-book build . -W -n --keep-going --all
+	@touch $@
+
+# torch first and by its exact version: a range may fetch several GB of CUDA libraries
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) book/book_kit/make_venv.py $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[book,test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) _build
