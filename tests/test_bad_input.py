@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import refimpl
-from refimpl import calibration, checkpoint, checks, distill, modules
+from refimpl import calibration, checkpoint, checks, distill, modules, prune
 from tests.contracts import models
 
 Row = tuple[str, Callable[[], Any], type[Exception], str]
@@ -212,7 +212,12 @@ DISTILL: list[Row] = [  # the long list is in tests/distill/test_losses.py
         ValueError,
         "mask: got no position",
     ),
-    ("distill.kd_loss", lambda: distill.kd_loss(student * nan, teacher), ValueError, "student_logits: got NaN"),
+    (
+        "distill.kd_loss",
+        lambda: distill.kd_loss(student * nan, teacher),
+        ValueError,
+        "student_logits: got NaN",
+    ),
     ("distill.jsd_loss", lambda: distill.jsd_loss(student, teacher, beta=0.0), ValueError, "beta: got 0"),
     (
         "distill.soft_cross_entropy",
@@ -228,7 +233,110 @@ DISTILL: list[Row] = [  # the long list is in tests/distill/test_losses.py
     ),
 ]
 
-PRUNE: list[Row] = []
+bert = models.make("bert")  # every row on it is refused, so it never changes
+matrix = torch.ones(2, 4)
+
+PRUNE: list[Row] = [  # the long lists are in tests/prune/
+    ("prune.Magnitude", lambda: prune.Magnitude(1.5), ValueError, "sparsity: got 1.5"),
+    ("prune.Magnitude", lambda: prune.Magnitude("half"), TypeError, "sparsity: got str"),
+    ("prune.Magnitude", lambda: prune.Magnitude(0.5, "row"), ValueError, "scope: got 'row'"),
+    ("prune.Neurons", lambda: prune.Neurons(1), ValueError, r"sparsity: got 1; takes .* in \[0, 1\)"),
+    ("prune.Neurons", lambda: prune.Neurons(), ValueError, "takes exactly one of them"),
+    ("prune.Heads", lambda: prune.Heads(keep=0), ValueError, "keep: got 0"),
+    ("prune.Heads", lambda: prune.Heads(0.5, score="x"), ValueError, "score: got 'x'"),
+    ("prune.Layers", lambda: prune.Layers([2, 1]), ValueError, "keep: got"),
+    ("prune.prune_", lambda: prune.prune_(bert, 0.5), TypeError, "config: got float"),
+    ("prune.prune_", lambda: prune.prune_(nn.ReLU(), prune.Magnitude(0.5)), ValueError, "model: got ReLU"),
+    ("prune.prune_", lambda: prune.prune_(bert, prune.Heads(keep=9)), ValueError, "keep .*: got 9"),
+    (
+        "prune.prune_",
+        lambda: prune.prune_(bert, prune.Magnitude(0.5), layers="decoder.*"),
+        ValueError,
+        "include: got 'decoder",
+    ),
+    ("prune.Layout", lambda: prune.Layout("up", "down"), TypeError, "inner: got str"),
+    ("prune.find_blocks", lambda: prune.find_blocks(nn.Linear(2, 2)), ValueError, "model: got Linear"),
+    (
+        "prune.group_scores",
+        lambda: prune.group_scores(bert, next(iter(prune.find_blocks(bert).values())), "output"),
+        ValueError,
+        "stats: got none",
+    ),
+    ("prune.magnitude_scores", lambda: prune.magnitude_scores(matrix * nan), ValueError, "weight: got NaN"),
+    ("prune.magnitude_scores", lambda: prune.magnitude_scores(matrix.int()), TypeError, "weight: got dtype"),
+    ("prune.magnitude_masks", lambda: prune.magnitude_masks({}, 0.5), ValueError, "weights: got none"),
+    ("prune.mask_from_scores", lambda: prune.mask_from_scores(matrix, 2), ValueError, "sparsity: got 2"),
+    ("prune.mask_from_scores", lambda: prune.mask_from_scores(matrix, nan), ValueError, "sparsity: got nan"),
+    (
+        "prune.mask_from_scores",
+        lambda: prune.mask_from_scores(matrix * nan, 0),
+        ValueError,
+        "scores: got NaN",
+    ),
+    (
+        "prune.mask_n_of_m",
+        lambda: prune.mask_n_of_m(matrix, 2, 3),
+        ValueError,
+        "4 columns; .* multiple of m=3",
+    ),
+    ("prune.mask_n_of_m", lambda: prune.mask_n_of_m(matrix, 5, 4), ValueError, "n: got 5"),
+    ("prune.mask_n_of_m", lambda: prune.mask_n_of_m(matrix, 0, 0), ValueError, "m: got 0"),
+    ("prune.mask_n_of_m", lambda: prune.mask_n_of_m(matrix[0]), ValueError, "scores: got 1 dim"),
+    ("prune.removed_count", lambda: prune.removed_count(-1, 0.5), ValueError, "n: got -1"),
+    ("prune.removed_count", lambda: prune.removed_count(4, 1.01), ValueError, "sparsity: got 1.01"),
+    ("prune.apply_mask", lambda: prune.apply_mask(matrix, matrix), TypeError, "mask: got dtype"),
+    ("prune.apply_mask", lambda: prune.apply_mask(matrix, matrix[0] > 0), ValueError, "mask: got shape"),
+    ("prune.weight_scores", lambda: prune.weight_scores([], matrix), ValueError, "inner: got none"),
+    ("prune.weight_scores", lambda: prune.weight_scores([matrix], matrix), ValueError, "inner: got shape"),
+    (
+        "prune.output_scores",
+        lambda: prune.output_scores(matrix, torch.ones(3)),
+        ValueError,
+        "second_moment: got",
+    ),
+    (
+        "prune.output_scores",
+        lambda: prune.output_scores(matrix, torch.ones(4), 3),
+        ValueError,
+        "width: got 3",
+    ),
+    ("prune.dense_bytes", lambda: prune.dense_bytes((2, 0)), ValueError, "shape: got 0"),
+    ("prune.csr_bytes", lambda: prune.csr_bytes((2, 2), 5), ValueError, "nnz: got 5"),
+    ("prune.csr_bytes", lambda: prune.csr_bytes((2, 2, 2), 5), ValueError, "shape: got"),
+    ("prune.bitmask_bytes", lambda: prune.bitmask_bytes((2, 2), 5), ValueError, "nnz: got 5"),
+    ("prune.two_four_bytes", lambda: prune.two_four_bytes((2, 6)), ValueError, "multiple of 4"),
+    ("prune.break_even_density", lambda: prune.break_even_density("coo"), ValueError, "encoding: got 'coo'"),
+    ("prune.encode_csr", lambda: prune.encode_csr(matrix * nan), ValueError, "weight: got NaN"),
+    ("prune.encode_bitmask", lambda: prune.encode_bitmask(matrix.int()), TypeError, "weight: got dtype"),
+    ("prune.encode_two_four", lambda: prune.encode_two_four(matrix), ValueError, "more than 2"),
+    (
+        "prune.decode_csr",
+        lambda: prune.decode_csr(prune.encode_csr(matrix), (2, 3)),
+        ValueError,
+        "encoded: got indices",
+    ),
+    ("prune.decode_csr", lambda: prune.decode_csr({"values": matrix}, (2, 3)), KeyError, "encoded: got"),
+    (
+        "prune.decode_bitmask",
+        lambda: prune.decode_bitmask(prune.encode_bitmask(matrix), (9, 9)),
+        ValueError,
+        "packed bytes",
+    ),
+    (
+        "prune.decode_two_four",
+        lambda: prune.decode_two_four({"values": matrix}, (4, 4)),
+        KeyError,
+        "encoded: got",
+    ),
+    ("prune.BitmaskLinear", lambda: prune.BitmaskLinear.from_linear(nn.ReLU()), TypeError, "layer: got ReLU"),
+    (
+        "prune.compress_storage_",
+        lambda: prune.compress_storage_(bert, prune.Magnitude(0.5)),
+        TypeError,
+        "config: got Magnitude",
+    ),
+    ("prune.compress_storage_", lambda: prune.compress_storage_(bert, prune.Bitmask()), ValueError, "zeros"),
+]
 
 QUANTIZE: list[Row] = []
 
@@ -255,6 +363,8 @@ NO_BAD_INPUT = {
     "modules.record_step_",
     "modules.steps_of",
     "modules.tied_parameters",
+    "prune.Bitmask",
+    "prune.Block",
 }
 
 

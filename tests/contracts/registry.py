@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refimpl import calibration, distill
+from refimpl import calibration, distill, prune
 from tests.contracts import models
 
 
@@ -141,6 +141,59 @@ LOSSES += [
 ]
 
 # -- prune -----------------------------------------------------------------------------------------------
+
+SPARSIFIERS.append(Sparsifier("prune.mask_from_scores", prune.mask_from_scores))
+SPARSIFIERS.append(
+    Sparsifier("prune.magnitude_masks layer", lambda s, x: prune.magnitude_masks({"a": s}, x)["a"])
+)
+SPARSIFIERS.append(
+    Sparsifier("prune.magnitude_masks global", lambda s, x: prune.magnitude_masks({"a": s}, x, "global")["a"])
+)
+
+PURE += [
+    Pure("prune.magnitude_scores", prune.magnitude_scores, lambda: (randn(3, 5),)),
+    Pure(
+        "prune.mask_from_scores", lambda s: prune.mask_from_scores(s, 0.3), lambda: (randn(4, 6),), half=False
+    ),
+    Pure("prune.mask_n_of_m", prune.mask_n_of_m, lambda: (randn(3, 8),), half=False),
+    Pure("prune.apply_mask", prune.apply_mask, lambda: (randn(3, 4), randn(3, 4, seed=1) > 0), half=False),
+    Pure(
+        "prune.weight_scores",
+        lambda a, b: prune.weight_scores([a], b, 2),
+        lambda: (randn(6, 5), randn(4, 6, seed=1)),
+    ),
+    Pure(
+        "prune.output_scores",
+        lambda w, x: prune.output_scores(w, x.float().T @ x.float(), 2),
+        lambda: (randn(4, 6), randn(9, 6, seed=1)),
+    ),
+    Pure("prune.encode_csr", prune.encode_csr, lambda: (randn(3, 4).relu(),), half=False),
+    Pure("prune.encode_bitmask", prune.encode_bitmask, lambda: (randn(3, 4).relu(),), half=False),
+    Pure("prune.encode_two_four", prune.encode_two_four, lambda: (torch.eye(4, 8),), half=False),
+]
+
+
+def _by_output(config: prune.Neurons | prune.Heads) -> Callable[[nn.Module], nn.Module]:
+    def apply(model: nn.Module) -> nn.Module:
+        stats = calibration.calibrate(model, [models.batch()])
+        return prune.prune_(model, config, stats=stats)
+
+    return apply
+
+
+VERBS += [
+    Verb("prune.Magnitude layer", lambda m: prune.prune_(m, prune.Magnitude(0.4))),
+    Verb("prune.Magnitude global", lambda m: prune.prune_(m, prune.Magnitude(0.4, "global"))),
+    Verb("prune.Neurons", lambda m: prune.prune_(m, prune.Neurons(0.3)), on=("bert", "gpt2")),
+    Verb("prune.Heads", lambda m: prune.prune_(m, prune.Heads(0.3, scope="global")), on=("bert", "gpt2")),
+    Verb("prune.Neurons output", _by_output(prune.Neurons(0.3, score="output")), on=("bert", "gpt2")),
+    Verb("prune.Heads output", _by_output(prune.Heads(0.3, score="output")), on=("bert", "gpt2")),
+    Verb(
+        "prune.compress_storage_",
+        lambda m: prune.compress_storage_(prune.prune_(m, prune.Magnitude(0.6)), prune.Bitmask()),
+    ),
+]
+
 
 # -- quantize --------------------------------------------------------------------------------------------
 
