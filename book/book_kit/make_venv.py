@@ -15,7 +15,10 @@ from pathlib import Path
 def main(folder: str) -> int:
     """Create ``folder`` unless it is a working environment of this Python already."""
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        print(f"Python: got {sys.version.split()[0]}; takes 3.11 to 3.13 (make PYTHON=python3.12 ...)", file=sys.stderr)
+        print(
+            f"Python: got {sys.version.split()[0]}; takes 3.11 to 3.13 (make PYTHON=python3.12 ...)",
+            file=sys.stderr,
+        )
         return 1
     target = Path(folder)
     python = target / ("Scripts" if sys.platform == "win32" else "bin") / "python"
@@ -34,13 +37,18 @@ def main(folder: str) -> int:
         # --target leaves the system's Python as it is, so that "externally managed" does not apply
         command = [sys.executable, "-m", "pip", "install", "-q", "--target", purelib, "pip"]
         if subprocess.run(command, check=False).returncode or not _has_pip(python):
-            print("pip: got none for this Python; install it (Debian: apt install python3-venv)", file=sys.stderr)
+            print(
+                "pip: got none for this Python; install it (Debian: apt install python3-venv)",
+                file=sys.stderr,
+            )
             return 1
     return 0
 
 
 def _has_pip(python: Path) -> bool:
-    return subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
+    return (
+        subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
+    )
 
 
 if __name__ == "__main__":
