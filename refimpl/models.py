@@ -51,20 +51,12 @@ SHAPES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "bert-base-uncased": (BertConfig, {}),
     "bert-large-uncased": (
         BertConfig,
-        {
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-        },
+        {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
     ),
     "distilbert-base-uncased": (DistilBertConfig, {}),
     "gpt2": (GPT2Config, {}),
     "distilgpt2": (GPT2Config, {"n_layer": 6}),
-    MINILM: (
-        BertConfig,
-        {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6},
-    ),
+    MINILM: (BertConfig, {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6}),
 }
 
 
@@ -172,10 +164,11 @@ def load(
         factory: Any = task
     else:
         factory = TASKS[check_choice("task", task, TASKS)]
-    if Path(name).is_dir():
+    folder = Path(name).expanduser()
+    if folder.is_dir():
         if revision is not None:
             raise ValueError(f"revision: got {revision!r} with a folder; takes None there")
-        return _load_folder(Path(name), factory, dtype)
+        return _load_folder(folder, factory, dtype)
     if isinstance(name_or_path, Path) or name.startswith((".", "/", "~", "\\")) or name.count("/") > 1:
         raise FileNotFoundError(f"name_or_path: got {name!r}; takes an existing folder or a name on the Hub")
     if name in (MINILM, f"sentence-transformers/{MINILM}") and task is None and revision is None:

