@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import refimpl
-from refimpl import calibration, checkpoint, checks, distill, modules, prune
+from refimpl import calibration, checkpoint, checks, distill, lowrank, measure, modules, prune
 from tests.contracts import models
 
 Row = tuple[str, Callable[[], Any], type[Exception], str]
@@ -340,13 +340,186 @@ PRUNE: list[Row] = [  # the long lists are in tests/prune/
 
 QUANTIZE: list[Row] = []
 
-LOWRANK: list[Row] = []
+descending = torch.tensor([3.0, 2.0, 1.0])
+square = nn.Sequential(nn.Linear(4, 4))  # break-even rank 1
+
+
+def factorize(model: Any = square, config: Any = None, **arguments: Any) -> None:
+    lowrank.factorize_(model, config or lowrank.TruncatedSVD(rank=1), **arguments)
+
+
+LOWRANK: list[Row] = [
+    ("lowrank.truncated_svd", lambda: lowrank.truncated_svd(matrix[0], 1), ValueError, "weight: got 1 dim"),
+    ("lowrank.truncated_svd", lambda: lowrank.truncated_svd(matrix.int(), 1), TypeError, "weight: got dtype"),
+    ("lowrank.truncated_svd", lambda: lowrank.truncated_svd(matrix * nan, 1), ValueError, "weight: got NaN"),
+    ("lowrank.truncated_svd", lambda: lowrank.truncated_svd(matrix, 0), ValueError, "rank: got 0"),
+    ("lowrank.truncated_svd", lambda: lowrank.truncated_svd(matrix, 3), ValueError, "rank: .* from 1 to 2"),
+    ("lowrank.truncated_svd", lambda: lowrank.truncated_svd(matrix, 1.0), TypeError, "rank: got 1.0"),
+    ("lowrank.truncated_svd", lambda: lowrank.truncated_svd(matrix, 1, "fast"), ValueError, "method: got"),
+    (
+        "lowrank.truncated_svd",
+        lambda: lowrank.truncated_svd(matrix, 1, oversampling=-1),
+        ValueError,
+        "oversampling: got -1",
+    ),
+    (
+        "lowrank.truncated_svd",
+        lambda: lowrank.truncated_svd(matrix, 1, power_iterations=-1),
+        ValueError,
+        "power_iterations: got -1",
+    ),
+    ("lowrank.break_even_rank", lambda: lowrank.break_even_rank(0, 3), ValueError, "out_features: got 0"),
+    ("lowrank.break_even_rank", lambda: lowrank.break_even_rank(3, 0), ValueError, "in_features: got 0"),
+    ("lowrank.rank_for_keep", lambda: lowrank.rank_for_keep(3, 4, 1.0), ValueError, "keep: got 1.0"),
+    ("lowrank.rank_for_keep", lambda: lowrank.rank_for_keep(3, 4, 0), ValueError, "keep: got 0"),
+    ("lowrank.rank_for_keep", lambda: lowrank.rank_for_keep(0, 4, 0.5), ValueError, "out_features: got 0"),
+    ("lowrank.rank_for_keep", lambda: lowrank.rank_for_keep(4, 0, 0.5), ValueError, "in_features: got 0"),
+    ("lowrank.rank_for_energy", lambda: lowrank.rank_for_energy(descending, 0), ValueError, "energy: got 0"),
+    ("lowrank.rank_for_energy", lambda: lowrank.rank_for_energy(descending, 1.1), ValueError, "energy: got"),
+    (
+        "lowrank.rank_for_energy",
+        lambda: lowrank.rank_for_energy(-descending.flip(0), 0.5),
+        ValueError,
+        "singular_values: .* none negative",
+    ),
+    (
+        "lowrank.rank_for_energy",
+        lambda: lowrank.rank_for_energy(descending.flip(0), 0.5),
+        ValueError,
+        "singular_values: .* largest first",
+    ),
+    (
+        "lowrank.cumulative_energy",
+        lambda: lowrank.cumulative_energy(torch.ones(0)),
+        ValueError,
+        "singular_values: got",
+    ),
+    (
+        "lowrank.cumulative_energy",
+        lambda: lowrank.cumulative_energy(matrix),
+        ValueError,
+        "singular_values: got 2 dim",
+    ),
+    ("lowrank.truncation_error", lambda: lowrank.truncation_error(descending, 4), ValueError, "rank: got 4"),
+    ("lowrank.truncation_error", lambda: lowrank.truncation_error(descending, -1), ValueError, "rank: got"),
+    (
+        "lowrank.truncation_error",
+        lambda: lowrank.truncation_error(descending, 1, "nuclear"),
+        ValueError,
+        "norm: got 'nuclear'",
+    ),
+    ("lowrank.stable_rank", lambda: lowrank.stable_rank(descending * nan), ValueError, "values: got NaN"),
+    (
+        "lowrank.effective_rank",
+        lambda: lowrank.effective_rank(torch.tensor([3, 2])),
+        TypeError,
+        "singular_values: got dtype",
+    ),
+    ("lowrank.LowRankLinear", lambda: lowrank.LowRankLinear(0, 1, 1), ValueError, "in_features: got 0"),
+    ("lowrank.LowRankLinear", lambda: lowrank.LowRankLinear(1, 1, 0), ValueError, "out_features: got 0"),
+    ("lowrank.LowRankLinear", lambda: lowrank.LowRankLinear(3, 0, 3), ValueError, "rank: got 0"),
+    ("lowrank.TruncatedSVD", lambda: lowrank.TruncatedSVD(), ValueError, "got none; takes exactly one"),
+    ("lowrank.TruncatedSVD", lambda: lowrank.TruncatedSVD(rank=3, keep=0.5), ValueError, "'rank', 'keep'"),
+    ("lowrank.TruncatedSVD", lambda: lowrank.TruncatedSVD(rank=0), ValueError, "rank: got 0"),
+    ("lowrank.TruncatedSVD", lambda: lowrank.TruncatedSVD(rank=0.5), TypeError, "rank: got 0.5"),
+    ("lowrank.TruncatedSVD", lambda: lowrank.TruncatedSVD(energy=0), ValueError, "energy: got 0"),
+    ("lowrank.TruncatedSVD", lambda: lowrank.TruncatedSVD(energy=1.01), ValueError, "energy: got 1.01"),
+    ("lowrank.TruncatedSVD", lambda: lowrank.TruncatedSVD(keep=1), ValueError, "keep: got 1"),
+    ("lowrank.TruncatedSVD", lambda: lowrank.TruncatedSVD(keep=0.0), ValueError, "keep: got 0.0"),
+    (
+        "lowrank.TruncatedSVD",
+        lambda: lowrank.TruncatedSVD(1, method="fast"),
+        ValueError,
+        "method: got 'fast'",
+    ),
+    (
+        "lowrank.TruncatedSVD",
+        lambda: lowrank.TruncatedSVD(energy=0.5, method="randomized"),
+        ValueError,
+        "with energy; takes 'exact'",
+    ),
+    ("lowrank.factorize_", lambda: factorize("bert"), TypeError, "model: got str"),
+    ("lowrank.factorize_", lambda: factorize(config=3), TypeError, "config: got int"),
+    ("lowrank.factorize_", lambda: factorize(stats={}), ValueError, "stats: got calibration"),
+    (
+        "lowrank.factorize_",
+        lambda: factorize(config=lowrank.TruncatedSVD(rank=2)),
+        ValueError,
+        r"rank: got 2 for 0 \(4 x 4\), rank 2; takes .* from 1 to 1",
+    ),
+    (
+        "lowrank.factorize_",
+        lambda: factorize(config=lowrank.TruncatedSVD(keep=0.4)),
+        ValueError,
+        "keep: got 0.4 .* rank 0",
+    ),
+    (
+        "lowrank.factorize_",
+        lambda: factorize(config=lowrank.TruncatedSVD(energy=1.0)),
+        ValueError,
+        "energy: got 1.0, at which none of 1 layers",
+    ),
+    ("lowrank.factorize_", lambda: factorize(layers="x"), ValueError, "include: got 'x'"),
+    ("lowrank.factorize_", lambda: factorize(nn.ReLU()), ValueError, "model: got ReLU"),
+]
 
 RETRIEVE: list[Row] = []
 
 DATA_AND_MODELS: list[Row] = []
 
-MEASURE: list[Row] = []
+ids = {"input_ids": torch.ones(1, 3, dtype=torch.long)}
+two_devices = {"input_ids": torch.ones(1, 3, dtype=torch.long, device="meta")}
+
+
+def measured(function: str) -> list[Row]:
+    """The rows that report, macs and peak_memory share: a wrong model, a wrong sample."""
+    call = getattr(measure, function)
+    return [
+        (f"measure.{function}", lambda: call("bert", ids), TypeError, "model: got str"),
+        (f"measure.{function}", lambda: call(linear, [1.0]), TypeError, "sample: got list"),
+        (f"measure.{function}", lambda: call(linear, {}), ValueError, "sample: got no tensor"),
+        (f"measure.{function}", lambda: call(linear, torch.ones(0, 3)), ValueError, "at least one position"),
+        (
+            f"measure.{function}",
+            lambda: call(linear, torch.tensor([[nan] * 3])),
+            ValueError,
+            "sample: got NaN",
+        ),
+        (f"measure.{function}", lambda: call(linear, two_devices), ValueError, "one device"),
+    ]
+
+
+MEASURE: list[Row] = [
+    *measured("report"),
+    *measured("macs"),
+    *measured("peak_memory"),
+    ("measure.report", lambda: measure.report(linear, torch.ones(1, 3), repeats=0), ValueError, "repeats"),
+    ("measure.report", lambda: measure.report(linear, torch.ones(1, 3), warmup=-1), ValueError, "warmup"),
+    ("measure.compare", lambda: measure.compare([linear], torch.ones(1, 3)), TypeError, "models: got list"),
+    ("measure.compare", lambda: measure.compare({}, torch.ones(1, 3)), ValueError, "models: got none"),
+    ("measure.compare", lambda: measure.compare({"a": 1}, torch.ones(1, 3)), TypeError, "model: got int"),
+    ("measure.compare", lambda: measure.compare({"a": linear}, ids, repeats=0), ValueError, "repeats"),
+    ("measure.parameters", lambda: measure.parameters([linear]), TypeError, "model: got list"),
+    ("measure.bytes_in_memory", lambda: measure.bytes_in_memory(None), TypeError, "model: got NoneType"),
+    ("measure.latency", lambda: measure.latency([print]), TypeError, "callables"),
+    ("measure.latency", lambda: measure.latency({"a": 1}), TypeError, "callables"),
+    ("measure.latency", lambda: measure.latency({}), ValueError, "callables: got none"),
+    ("measure.latency", lambda: measure.latency({"a": int}, repeats=0), ValueError, "repeats"),
+    ("measure.latency", lambda: measure.latency({"a": int}, repeats=1.5), TypeError, "repeats"),
+    ("measure.latency", lambda: measure.latency({"a": int}, warmup=-1), ValueError, "warmup"),
+    ("measure.Latency", lambda: measure.Latency({"a": [1.0]}).median("b"), ValueError, "name: got 'b'"),
+    ("measure.Latency", lambda: measure.Latency({"a": [1.0]}).ratios("b", "a"), ValueError, "baseline"),
+    ("measure.energy_mj", lambda: measure.energy_mj(5), TypeError, "macs: got int"),
+    ("measure.energy_mj", lambda: measure.energy_mj({"int3": 5}), ValueError, "macs: got 'int3'"),
+    ("measure.energy_mj", lambda: measure.energy_mj({"int8": -5}), ValueError, "macs: got -5"),
+    ("measure.energy_mj", lambda: measure.energy_mj({}, -1), ValueError, "bytes_moved: got -1"),
+    (
+        "measure.Comparison",
+        lambda: measure.compare({"a": linear}, torch.ones(1, 3), repeats=1).table("speed"),
+        ValueError,
+        "columns: got 'speed'",
+    ),
+]
 
 ROWS = [*GROUND, *DISTILL, *PRUNE, *QUANTIZE, *LOWRANK, *RETRIEVE, *DATA_AND_MODELS, *MEASURE]
 
@@ -357,6 +530,11 @@ NO_BAD_INPUT = {
     "checkpoint.Size",
     "checkpoint.save",  # bad state: tests/test_checkpoint.py
     "checkpoint.size",
+    "measure.Macs",
+    "measure.Parameters",
+    "measure.Report",
+    "measure.Table",
+    "lowrank.Factors",
     "modules.Resized",
     "modules.is_linear",
     "modules.parameters_once",

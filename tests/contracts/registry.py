@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refimpl import calibration, distill, prune
+from refimpl import calibration, distill, lowrank, measure, prune
 from tests.contracts import models
 
 
@@ -115,6 +115,12 @@ RUNNERS.append(
     )
 )
 
+RUNNERS += [
+    Runner("measure.report", lambda model, batch: measure.report(model, batch, repeats=1, warmup=0)),
+    Runner("measure.macs", measure.macs),
+    Runner("measure.peak_memory", measure.peak_memory),
+]
+
 # -- distill ---------------------------------------------------------------------------------------------
 
 
@@ -198,5 +204,34 @@ VERBS += [
 # -- quantize --------------------------------------------------------------------------------------------
 
 # -- lowrank ---------------------------------------------------------------------------------------------
+
+
+def _spectrum() -> tuple[Tensor]:
+    return (randn(6).abs().sort(descending=True).values,)
+
+
+PURE += [
+    Pure("lowrank.truncated_svd", lambda w: lowrank.truncated_svd(w, 3), lambda: (randn(8, 6),)),
+    Pure(
+        "lowrank.truncated_svd randomized",
+        lambda w: lowrank.truncated_svd(w, 3, "randomized"),
+        lambda: (randn(20, 16),),
+    ),
+    Pure("lowrank.rank_for_energy", lambda s: lowrank.rank_for_energy(s, 0.8), _spectrum),
+    Pure("lowrank.cumulative_energy", lowrank.cumulative_energy, _spectrum),
+    Pure("lowrank.truncation_error", lambda s: lowrank.truncation_error(s, 3), _spectrum),
+    Pure("lowrank.stable_rank", lowrank.stable_rank, _spectrum),
+    Pure("lowrank.effective_rank", lowrank.effective_rank, _spectrum),
+]
+VERBS += [
+    Verb("lowrank.TruncatedSVD rank", lambda m: lowrank.factorize_(m, lowrank.TruncatedSVD(rank=5))),
+    Verb("lowrank.TruncatedSVD keep", lambda m: lowrank.factorize_(m, lowrank.TruncatedSVD(keep=0.6))),
+    Verb("lowrank.TruncatedSVD energy", lambda m: lowrank.factorize_(m, lowrank.TruncatedSVD(energy=0.5))),
+    Verb(
+        "lowrank.TruncatedSVD randomized",
+        lambda m: lowrank.factorize_(m, lowrank.TruncatedSVD(rank=5, method="randomized")),
+        tolerance=1e-4,
+    ),
+]
 
 # -- retrieve --------------------------------------------------------------------------------------------
