@@ -1,9 +1,11 @@
 """Run data through a model once and collect, layer by layer, what a method asks for.
 
-with record(model, collect=("gram", "range")) as stats:
-    for batch in batches:
-        model(**batch)
-stats["encoder.layer.0.output.dense"].gram          # X^T X over every position that is not padding
+For example, X^T X over every position that is not padding::
+
+    with record(model, collect=("gram", "range")) as stats:
+        for batch in batches:
+            model(**batch)
+    stats["encoder.layer.0.output.dense"].gram
 """
 
 from __future__ import annotations
