@@ -1,26 +1,29 @@
-"""Low rank: a weight matrix as the product of two thin ones."""
+"""Low rank: a matrix replaced by the product of two thin ones."""
 
-from refimpl.lowrank.factorize import TruncatedSVD, factorize_
 from refimpl.lowrank.layers import LowRankLinear
-from refimpl.lowrank.ranks import (
+from refimpl.lowrank.rank import (
     break_even_rank,
+    cumulative_energy,
     effective_rank,
-    factored_parameters,
     rank_for_energy,
     rank_for_keep,
+    stable_rank,
     truncation_error,
 )
-from refimpl.lowrank.svd import truncated_svd
+from refimpl.lowrank.svd import Factors, truncated_svd
+from refimpl.lowrank.verb import TruncatedSVD, factorize_
 
 __all__ = [
+    "Factors",
     "LowRankLinear",
     "TruncatedSVD",
     "break_even_rank",
+    "cumulative_energy",
     "effective_rank",
-    "factored_parameters",
     "factorize_",
     "rank_for_energy",
     "rank_for_keep",
+    "stable_rank",
     "truncated_svd",
     "truncation_error",
 ]

@@ -1,73 +1,91 @@
-"""A linear layer of two thin factors."""
+"""A linear layer kept as two thin ones."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from refimpl.checks import check_int
+from refimpl.lowrank.svd import Factors
 from refimpl.modules import features, weight_of
-from refimpl.lowrank.svd import truncated_svd
 
 __all__ = ["LowRankLinear"]
 
 
 class LowRankLinear(nn.Module):
-    """y = x Dᵀ Uᵀ + b with ``down`` D ``[r, in]`` and ``up`` U ``[out, r]``: rank r at most.
+    """y = up(down(x)) = x (W_up W_down)ᵀ + b: ``[..., in] -> [..., rank] -> [..., out]``.
 
-    r(in + out) weights and as many multiplications a position, instead of in · out. Both factors are
-    ordinary parameters and can be trained on.
+    rank · (in + out) weights instead of in · out. ``down`` (no bias) and ``up`` are ordinary
+    `torch.nn.Linear`, so what else works on linear layers (quantization, pruning, counting) sees them.
 
     Args:
-        in_features, rank, out_features: sizes, each at least 1.
-        bias: whether there is a bias ``[out]``.
+        in_features, rank, out_features: sizes, at least 1.
+        bias: whether ``up`` adds one.
+        device, dtype: of the parameters, initialised as `torch.nn.Linear` does.
 
     Raises:
-        TypeError, ValueError: a size that is not an integer of at least 1.
+        TypeError, ValueError: a size that is no integer, or below 1.
     """
 
-    def __init__(self, in_features: int, rank: int, out_features: int, bias: bool = True) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        rank: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.in_features = check_int("in_features", in_features, 1)
+        self.rank = check_int("rank", rank, 1)
         self.out_features = check_int("out_features", out_features, 1)
-        self.rank = check_int("rank", rank, 1, min(in_features, out_features))
-        self.down = nn.Parameter(torch.zeros(rank, in_features))
-        self.up = nn.Parameter(torch.zeros(out_features, rank))
-        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[..., in] -> [..., out]``."""
-        return F.linear(F.linear(x, self.down), self.up, self.bias)  # (..., in) -> (..., r) -> (..., out)
-
-    def extra_repr(self) -> str:
-        """For ``print(model)``."""
-        return f"in_features={self.in_features}, rank={self.rank}, out_features={self.out_features}"
+        self.down = nn.Linear(in_features, rank, bias=False, device=device, dtype=dtype)
+        self.up = nn.Linear(rank, out_features, bias=bias, device=device, dtype=dtype)
 
     @classmethod
-    def rebuild(cls, old: nn.Module, rank: int) -> LowRankLinear:
-        """An empty layer in the place of ``old``, of its sizes, dtype, device and mode."""
-        weight = weight_of(old)
-        in_features, out_features = features(old)
-        new = cls(in_features, rank, out_features, bias=old.bias is not None)
-        new.requires_grad_(weight.requires_grad)
-        return new.to(device=weight.device, dtype=weight.dtype).train(old.training)
+    def from_linear(cls, layer: nn.Module, factors: Factors) -> LowRankLinear:
+        """The layer ``layer`` (`torch.nn.Linear` or `Conv1D`) with ``factors`` for its weight; same bias.
 
-    @classmethod
-    def from_factors(
-        cls, old: nn.Module, u: torch.Tensor, s: torch.Tensor, vh: torch.Tensor
-    ) -> LowRankLinear:
-        """The layer of U diag(S) Vh and ``old``'s bias; √S goes into each factor, so both have one scale."""
-        new = cls.rebuild(old, rank=len(s))
-        root = s.sqrt()
+        Raises:
+            TypeError: not a linear layer.
+            ValueError: factors of another shape than its weight.
+        """
+        (out_features, _), (_, in_features) = factors.u.shape, factors.vh.shape
+        if (in_features, out_features) != features(layer):
+            raise ValueError(
+                f"factors: got {out_features} x {in_features}; takes {tuple(weight_of(layer).shape)}"
+            )
+        new = cls.rebuild(layer, len(factors.s))
+        up, down = factors.balanced()
         with torch.no_grad():
-            new.up.copy_(u * root)  # (m, r) * (r)
-            new.down.copy_(root[:, None] * vh)  # (r, 1) * (r, n)
-            if new.bias is not None:
-                new.bias.copy_(old.bias)  # type: ignore[arg-type]
+            new.up.weight.copy_(up)
+            new.down.weight.copy_(down)
         return new
 
     @classmethod
-    def from_linear(cls, old: nn.Module, rank: int) -> LowRankLinear:
-        """The best layer of this rank for ``old``'s weight (see `truncated_svd`)."""
-        return cls.from_factors(old, *truncated_svd(weight_of(old), rank))
+    def rebuild(cls, old: nn.Module, rank: int) -> LowRankLinear:
+        """A layer of zeros in the place of ``old``, with its bias, dtype, device and mode."""
+        weight = weight_of(old)
+        in_features, out_features = features(old)
+        # made on "meta", so that no random numbers are drawn
+        new = cls(in_features, rank, out_features, bias=False, device="meta", dtype=weight.dtype)
+        new = new.to_empty(device=weight.device)
+        for parameter in new.parameters():
+            nn.init.zeros_(parameter)
+        new.requires_grad_(weight.requires_grad)
+        new.up.bias = old.bias  # type: ignore[assignment]  # the same object: a tie would hold
+        return new.train(old.training)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The matrix ``[out, in]`` that the layer multiplies with, made anew at each call."""
+        return self.up.weight @ self.down.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[..., in] -> [..., out]``."""
+        return self.up(self.down(x))
+
+    def extra_repr(self) -> str:
+        """Sizes, for printing."""
+        return f"in_features={self.in_features}, rank={self.rank}, out_features={self.out_features}"
