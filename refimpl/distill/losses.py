@@ -230,9 +230,8 @@ def _kd(student: Tensor, teacher: Tensor, temperature: float, mask: Tensor | Non
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) of each row. An entry with p = 0 adds nothing, whatever q is: never inf - inf."""
-    empty = log_p == -math.inf
-    gap = log_p.masked_fill(empty, 0) - log_q.masked_fill(empty, 0)
+    """KL(p || q) of each row. An entry with p = 0 adds nothing, whatever q is, also where q = 0 too."""
+    gap = (log_p - log_q).masked_fill(log_p == -math.inf, 0)  # the fill sends back a gradient of 0 as well
     return (log_p.exp() * gap).sum(-1)  # [N, V] -> [N]
 
 

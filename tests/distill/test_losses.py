@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refimpl.distill import distillation_loss, jsd_loss, kd_loss, soft_cross_entropy
+from refimpl import distill
+from refimpl.distill import distillation_loss, jsd_loss, kd_loss, losses, positions, soft_cross_entropy
 
 STUDENT = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.1, 0.0]])
 TEACHER = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, -1.0]])
@@ -538,7 +539,7 @@ BAD = {
         "direction: got 'back'",
     ),
     "temperature 0": (lambda: kd_loss(S, T, 0.0), ValueError, "temperature: got 0.0"),
-    "temperature jsd": (lambda: jsd_loss(S, T, -1.0), ValueError, "temperature: got -1.0"),
+    "temperature jsd": (lambda: jsd_loss(S, T, 0.0), ValueError, "temperature: got 0.0"),
     "temperature soft": (lambda: soft_cross_entropy(S, T, 0), ValueError, "temperature: got 0"),
     "temperature mix": (lambda: distillation_loss(S, T, L, 0.0, 0), ValueError, "temperature: got 0"),
     "temperature text": (lambda: kd_loss(S, T, "2"), TypeError, "temperature: got str"),
@@ -560,6 +561,16 @@ BAD = {
         lambda: distillation_loss(S, T, torch.tensor([-100, -100]), 1.0, 1.0),
         ValueError,
         "labels: got no position",
+    ),
+    "nothing for the soft term": (
+        lambda: distillation_loss(S, T, L, 0.5, 1.0, mask=torch.zeros(2)),
+        ValueError,
+        "mask: got no position",
+    ),
+    "NaN where only the soft term counts": (
+        lambda: distillation_loss(NAN_ROW, T, torch.tensor([-100, 1]), 0.5, 1.0, mask=torch.ones(2)),
+        ValueError,
+        "student_logits: got NaN",
     ),
     "num_items 0": (lambda: kd_loss(S, T, num_items=0), ValueError, "num_items: got 0"),
     "num_items shape": (lambda: kd_loss(S, T, num_items=torch.ones(2)), ValueError, "num_items: got shape"),
@@ -629,3 +640,9 @@ def test_repeated_calls_agree():
     student, teacher = random_logits(3, 4)
     kept = copy.deepcopy((student, teacher))
     assert kd_loss(student, teacher, 2.0) == kd_loss(*kept, 2.0)
+
+
+@pytest.mark.parametrize("module", [distill, losses, positions])
+def test_what_is_listed_exists(module):
+    assert all(callable(getattr(module, name)) for name in module.__all__)
+    assert set(losses.__all__) <= set(distill.__all__)
