@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import refimpl
-from refimpl import calibration, checkpoint, checks, distill, lowrank, measure, modules, prune
+from refimpl import calibration, checkpoint, checks, distill, lowrank, measure, modules, prune, retrieve
 from tests.contracts import models
 
 Row = tuple[str, Callable[[], Any], type[Exception], str]
@@ -463,7 +463,102 @@ LOWRANK: list[Row] = [
     ("lowrank.factorize_", lambda: factorize(nn.ReLU()), ValueError, "model: got ReLU"),
 ]
 
-RETRIEVE: list[Row] = []
+batch_of_vectors = torch.ones(2, 4)
+
+
+def stored(**arguments: Any) -> retrieve.Store:
+    return retrieve.open_store(**{"url": "memory://", "dim": 4, **arguments})
+
+
+RETRIEVE: list[Row] = [  # the long lists are in tests/retrieve/
+    (
+        "retrieve.pool",
+        lambda: retrieve.pool(torch.ones(2, 3), torch.ones(2)),
+        ValueError,
+        "hidden: got 2 dim",
+    ),
+    (
+        "retrieve.pool",
+        lambda: retrieve.pool(torch.ones(2, 3, 4), torch.ones(2, 4)),
+        ValueError,
+        "attention_mask: got shape",
+    ),
+    ("retrieve.pool", lambda: retrieve.pool(torch.ones(2, 3, 4).int(), torch.ones(2, 3)), TypeError, "dtype"),
+    (
+        "retrieve.pool",
+        lambda: retrieve.pool(torch.ones(2, 3, 4), torch.ones(2, 3), "max"),
+        ValueError,
+        "mode: got 'max'",
+    ),
+    ("retrieve.encode", lambda: retrieve.encode(bert, None, "text"), TypeError, "texts: got one str"),
+    (
+        "retrieve.encode",
+        lambda: retrieve.encode(bert, None, ["a", 1]),
+        TypeError,
+        "texts: got int at index 1",
+    ),
+    (
+        "retrieve.encode",
+        lambda: retrieve.encode(bert, None, [], batch_size=0),
+        ValueError,
+        "batch_size: got 0",
+    ),
+    (
+        "retrieve.encode",
+        lambda: retrieve.encode(bert, None, [], max_length=0),
+        ValueError,
+        "max_length: got 0",
+    ),
+    (
+        "retrieve.encode",
+        lambda: retrieve.encode(bert, None, [], pooling="max"),
+        ValueError,
+        "pooling: got 'max'",
+    ),
+    (
+        "retrieve.fingerprint",
+        lambda: retrieve.fingerprint(bert, None, pooling="max"),
+        ValueError,
+        "pooling: got 'max'",
+    ),
+    (
+        "retrieve.fingerprint",
+        lambda: retrieve.fingerprint(bert, None, max_length=0),
+        ValueError,
+        "max_length",
+    ),
+    (
+        "retrieve.exact_search",
+        lambda: retrieve.exact_search(batch_of_vectors, torch.ones(2, 3), 1),
+        ValueError,
+        "documents: got shape",
+    ),
+    (
+        "retrieve.exact_search",
+        lambda: retrieve.exact_search(batch_of_vectors * nan, batch_of_vectors, 1),
+        ValueError,
+        "queries: got NaN",
+    ),
+    (
+        "retrieve.recall_at_k",
+        lambda: retrieve.recall_at_k(torch.ones(2, 3).int(), torch.ones(2).int(), 4),
+        ValueError,
+        "k: got 4",
+    ),
+    (
+        "retrieve.mean_reciprocal_rank",
+        lambda: retrieve.mean_reciprocal_rank(torch.ones(2, 3), torch.ones(2).int()),
+        TypeError,
+        "retrieved: got dtype",
+    ),
+    ("retrieve.HNSW", lambda: retrieve.HNSW(m=1), ValueError, "m: got 1"),
+    ("retrieve.open_store", lambda: stored(url="http://x"), ValueError, "memory:// or file:///"),
+    ("retrieve.open_store", lambda: stored(dim=None), ValueError, "dim: got None"),
+    ("retrieve.open_store", lambda: stored(metric="l2"), ValueError, "metric: got 'l2'"),
+    ("retrieve.open_store", lambda: stored(index="ivf"), ValueError, "index: got 'ivf'"),
+    ("retrieve.open_store", lambda: stored().upsert(["a"], batch_of_vectors), ValueError, "ids: got 1"),
+    ("retrieve.open_store", lambda: stored().search(batch_of_vectors, k=0), ValueError, "k: got 0"),
+]
 
 DATA_AND_MODELS: list[Row] = []
 
@@ -530,11 +625,11 @@ NO_BAD_INPUT = {
     "checkpoint.Size",
     "checkpoint.save",  # bad state: tests/test_checkpoint.py
     "checkpoint.size",
+    "lowrank.Factors",
     "measure.Macs",
     "measure.Parameters",
     "measure.Report",
     "measure.Table",
-    "lowrank.Factors",
     "modules.Resized",
     "modules.is_linear",
     "modules.parameters_once",
@@ -543,6 +638,11 @@ NO_BAD_INPUT = {
     "modules.tied_parameters",
     "prune.Bitmask",
     "prune.Block",
+    "retrieve.Exact",
+    "retrieve.Hit",
+    "retrieve.Item",
+    "retrieve.Store",
+    "retrieve.StoreError",
 }
 
 

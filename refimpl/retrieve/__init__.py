@@ -1,6 +1,22 @@
 """Retrieval: texts to vectors, exact search, and stores that keep vectors and find them again."""
 
-from refimpl.retrieve.encode import encode, pool
+from refimpl.retrieve.encode import encode, fingerprint, pool
 from refimpl.retrieve.exact import exact_search, mean_reciprocal_rank, recall_at_k
+from refimpl.retrieve.index import HNSW, Exact
+from refimpl.retrieve.store import Hit, Item, Store, StoreError, open_store
 
-__all__ = ["encode", "exact_search", "mean_reciprocal_rank", "pool", "recall_at_k"]
+__all__ = [
+    "HNSW",
+    "Exact",
+    "Hit",
+    "Item",
+    "Store",
+    "StoreError",
+    "encode",
+    "exact_search",
+    "fingerprint",
+    "mean_reciprocal_rank",
+    "open_store",
+    "pool",
+    "recall_at_k",
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +13,7 @@ from transformers import PreTrainedModel
 
 from refimpl.checks import check_choice, check_int, check_tensor
 
-__all__ = ["encode", "pool"]
+__all__ = ["encode", "fingerprint", "pool"]
 
 POOLINGS = ("mean", "cls")
 
@@ -67,8 +69,8 @@ def encode(
     Args:
         model: gives ``last_hidden_state``, or is a transformers model with a head, whose body is used.
         tokenizer: of transformers; needs no padding token.
-        texts: any number of strings. Where a tokenizer makes no token of a text (GPT-2: the empty string), its
-            beginning- or end-of-text token is used.
+        texts: any number of strings. Where a tokenizer makes no token of a text (GPT-2 of the empty string),
+            its beginning- or end-of-text token is used.
         pooling: ``"mean"`` or ``"cls"``, see `pool`.
         batch_size: texts a batch.
         max_length: tokens of a text that are kept, special tokens included; the rest is cut off.
@@ -115,6 +117,28 @@ def encode(
     # (N, D), longest first -> as given; outside inference mode, so that a head can be trained on the result
     vectors = torch.cat(parts)[torch.tensor(order, dtype=torch.long).argsort()]
     return nn.functional.normalize(vectors, dim=-1) if normalize else vectors
+
+
+def fingerprint(model: nn.Module, tokenizer: Any, *, pooling: str = "mean", max_length: int = 128) -> str:
+    """A short name for what `encode` computes: equal if and only if weights, vocabulary and options are.
+
+    The first 16 hexadecimal digits of the SHA-256 over every entry of the state dictionary (name, dtype,
+    shape, bytes), the tokenizer's vocabulary, the pooling and the length. For `open_store`, which refuses to
+    open vectors of one encoder for another.
+
+    Raises:
+        ValueError: an unknown pooling, a length below 1.
+    """
+    check_choice("pooling", pooling, POOLINGS)
+    check_int("max_length", max_length, 1)
+    digest = hashlib.sha256(json.dumps([pooling, max_length]).encode())
+    digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
+    body = model.base_model if isinstance(model, PreTrainedModel) else model
+    for name, value in body.state_dict().items():
+        raw = value.detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(raw.dtype), list(raw.shape)]).encode())
+        digest.update(raw.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def _tokenize(tokenizer: Any, texts: list[str], max_length: int) -> list[list[int]]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refimpl import calibration, distill, lowrank, measure, prune
+from refimpl import calibration, distill, lowrank, measure, prune, retrieve
 from tests.contracts import models
 
 
@@ -235,3 +235,39 @@ VERBS += [
 ]
 
 # -- retrieve --------------------------------------------------------------------------------------------
+
+
+class _Bytes:
+    """A tokenizer: one token a character."""
+
+    pad_token_id = 0
+
+    def __call__(self, texts: list[str], **_: Any) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[ord(c) % models.VOCABULARY for c in text] for text in texts]}
+
+
+POOLERS += [
+    Pooler("retrieve.pool mean", retrieve.pool),
+    Pooler("retrieve.pool cls", lambda h, m: retrieve.pool(h, m, "cls")),
+]
+RUNNERS.append(Runner("retrieve.encode", lambda model, _: retrieve.encode(model, _Bytes(), ["ab", "c"])))
+PURE += [
+    Pure("retrieve.pool", retrieve.pool, lambda: (randn(2, 3, 4), torch.tensor([[1, 1, 0], [1, 1, 1]]))),
+    Pure(
+        "retrieve.exact_search",
+        lambda q, d: retrieve.exact_search(q, d, 2),
+        lambda: (randn(3, 4), randn(5, 4, seed=1)),
+    ),
+    Pure(
+        "retrieve.recall_at_k",
+        lambda a, b: retrieve.recall_at_k(a, b, 2),
+        lambda: (torch.tensor([[3, 1, 2]]), torch.tensor([1])),
+        half=False,
+    ),
+    Pure(
+        "retrieve.mean_reciprocal_rank",
+        retrieve.mean_reciprocal_rank,
+        lambda: (torch.tensor([[3, 1, 2]]), torch.tensor([1])),
+        half=False,
+    ),
+]

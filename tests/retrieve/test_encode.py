@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refimpl.retrieve import encode, pool
+from refimpl.retrieve import encode, fingerprint, pool
 from tests.conftest import VOCABULARY
 
 
@@ -197,6 +200,35 @@ def test_encode_refuses_what_has_no_hidden_states(tiny_mlp):
 
     with pytest.raises(TypeError, match="model: got an output Tensor"):
         encode(Logits(), WordTokenizer(), ["a"])
+
+
+def test_fingerprint_is_equal_when_everything_is(tiny_bert, tiny_bert_mlm, tiny_gpt2):
+    class Words:
+        def __init__(self, words):
+            self.words = words
+
+        def get_vocab(self):
+            return self.words
+
+    words = Words({"a": 0, "b": 1})
+    first = fingerprint(tiny_bert, words)
+    assert re.fullmatch("[0-9a-f]{16}", first)
+    assert first == fingerprint(
+        copy.deepcopy(tiny_bert), Words({"b": 1, "a": 0}), pooling="mean", max_length=128
+    )
+    others = [
+        fingerprint(tiny_bert, words, pooling="cls"),
+        fingerprint(tiny_bert, words, max_length=127),
+        fingerprint(tiny_bert, Words({"a": 1, "b": 0})),
+        fingerprint(tiny_bert_mlm, words),
+        fingerprint(tiny_gpt2, words),
+        fingerprint(copy.deepcopy(tiny_bert).bfloat16(), words),
+    ]
+    with torch.no_grad():
+        tiny_bert.encoder.layer[1].output.dense.weight[3, 4] += 1e-3
+    others.append(fingerprint(tiny_bert, words))
+    assert len({first, *others}) == 8
+    assert fingerprint(tiny_gpt2, words) == fingerprint(tiny_gpt2.transformer, words)  # what encode runs
 
 
 def test_encode_equals_sentence_transformers(minilm):

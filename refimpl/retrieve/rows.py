@@ -1,0 +1,104 @@
+"""What goes into a store, checked once at its door: vectors, ids, metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from refimpl.checks import check_int
+
+Metadata = dict[str, Any]
+
+
+def check_dim(dim: Any) -> int:
+    """A dimension: an integer from 1 to 65,536."""
+    return check_int("dim", dim, 1, 65536)
+
+
+def check_vectors(vectors: Any, dim: int, name: str = "vectors") -> np.ndarray:
+    """``vectors`` as a contiguous little-endian float32 array ``[N, dim]`` of the caller's or a new memory.
+
+    Raises:
+        TypeError: neither a NumPy array nor a torch tensor, or not floating point.
+        ValueError: not two-dimensional, another dimension, NaN or infinity (also when only float32
+            overflows), a zero vector: it has no direction, so no cosine.
+    """
+    if isinstance(vectors, torch.Tensor):
+        tensor = vectors.detach().cpu()
+        vectors = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    if not isinstance(vectors, np.ndarray):
+        raise TypeError(f"{name}: got {type(vectors).__name__}; takes a NumPy array or a torch tensor")
+    if vectors.dtype.kind != "f":
+        raise TypeError(f"{name}: got dtype {vectors.dtype}; takes floating point")
+    if vectors.ndim != 2 or vectors.shape[1] != dim:
+        raise ValueError(f"{name}: got shape {vectors.shape}; takes (any, {dim})")
+    with np.errstate(over="ignore"):
+        rows = np.ascontiguousarray(vectors, dtype="<f4")
+    for i in np.flatnonzero(~np.isfinite(rows).all(1))[:1]:
+        raise ValueError(f"{name}: got NaN or infinity in row {i}; takes finite float32 numbers")
+    for i in np.flatnonzero(~rows.any(1))[:1]:
+        raise ValueError(f"{name}: got a zero vector in row {i}; a cosine takes vectors with a direction")
+    return rows
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Rows of length one; divided by the largest entry first, so that no square over- or underflows."""
+    scaled = rows / np.abs(rows).max(1, keepdims=True)
+    scaled /= np.sqrt(np.einsum("nd,nd->n", scaled, scaled))[:, None]
+    return scaled
+
+
+def check_ids(ids: Any, count: int | None = None) -> list[str]:
+    """``ids`` as a list of distinct, non-empty strings.
+
+    Raises:
+        TypeError: one string instead of a list, or something that is no string.
+        ValueError: an empty string, an id twice, or another number than ``count``.
+    """
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise TypeError(f"ids: got {type(ids).__name__}; takes a list of strings")
+    names = list(ids)
+    for i, name in enumerate(names):
+        if not isinstance(name, str):
+            raise TypeError(f"ids: got {type(name).__name__} at index {i}; takes strings")
+        if not name:
+            raise ValueError(f"ids: got an empty string at index {i}; takes non-empty strings")
+    if count is not None and len(names) != count:
+        raise ValueError(f"ids: got {len(names)}; takes {count}, one for each vector")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"ids: got {name!r} twice; takes each id once")
+        seen.add(name)
+    return names
+
+
+def check_metadata(metadata: Sequence[Metadata | None] | None, count: int) -> list[Metadata]:
+    """One dictionary a row, as JSON gives it back (a copy: later changes to the argument have no effect).
+
+    Raises:
+        TypeError: not a list of dictionaries with string keys, or values that JSON does not have.
+        ValueError: another number than ``count``; NaN or infinity.
+    """
+    if metadata is None:
+        return [{} for _ in range(count)]
+    if isinstance(metadata, str | dict) or not isinstance(metadata, Sequence):
+        raise TypeError(f"metadata: got {type(metadata).__name__}; takes a list of dictionaries")
+    if len(metadata) != count:
+        raise ValueError(f"metadata: got {len(metadata)}; takes {count}, one for each vector")
+    rows = []
+    for i, row in enumerate(metadata):
+        row = {} if row is None else row
+        if not isinstance(row, dict) or not all(isinstance(key, str) for key in row):
+            raise TypeError(f"metadata: got {row!r} at index {i}; takes a dictionary with strings as keys")
+        try:
+            rows.append(json.loads(json.dumps(row, allow_nan=False)))
+        except TypeError as error:
+            raise TypeError(f"metadata: got {row!r} at index {i}; takes what JSON has ({error})") from None
+        except ValueError:
+            raise ValueError(f"metadata: got {row!r} at index {i}; takes finite numbers") from None
+    return rows

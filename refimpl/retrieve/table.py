@@ -1,0 +1,65 @@
+"""The rows of a store in memory: vectors, ids and metadata. A row is never changed, only added or marked deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from refimpl.retrieve.rows import Metadata
+
+
+class Table:
+    """Rows 0 to n − 1, each with a vector, an id and metadata; a deleted row has no id.
+
+    Attributes:
+        ids: of each row, None where it is deleted.
+        metadata: of each row.
+        alive: ``[rows]``, False where a row is deleted.
+        row: the row of each id.
+    """
+
+    def __init__(self, vectors: np.ndarray, ids: list[str | None], metadata: list[Metadata]) -> None:
+        self._room = vectors  # may have space behind the last row
+        self.ids, self.metadata = ids, metadata
+        self.row = {name: row for row, name in enumerate(ids) if name is not None}
+        self.alive = np.array([name is not None for name in ids], dtype=bool)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """``[rows, dim]``, as they were given."""
+        return self._room[: len(self.ids)]
+
+    def append(self, names: list[str], vectors: np.ndarray, metadata: list[Metadata]) -> None:
+        """Add rows at the end; a row that had one of these ids is deleted."""
+        start, end = len(self.ids), len(self.ids) + len(names)
+        if end > len(self._room):  # doubled each time, so that many small additions stay linear
+            room = np.empty((max(end, 2 * len(self._room)), vectors.shape[1]), "<f4")
+            room[:start] = self.vectors
+            self._room = room
+        self._room[start:end] = vectors
+        for name in names:
+            if name in self.row:
+                self.delete(self.row[name])
+        self.ids += names
+        self.metadata += metadata
+        self.alive = np.concatenate([self.alive, np.ones(len(names), dtype=bool)])
+        self.row.update(zip(names, range(start, end), strict=True))
+
+    def delete(self, row: int) -> None:
+        """Mark a row that is not yet deleted."""
+        del self.row[str(self.ids[row])]
+        self.ids[row], self.metadata[row], self.alive[row] = None, {}, False
+
+    def where(self, test: Callable[[Metadata], bool]) -> np.ndarray:
+        """``[rows]``, True where a row is not deleted and ``test`` holds of its metadata."""
+        found = [bool(alive) and test(row) for alive, row in zip(self.alive, self.metadata, strict=True)]
+        return np.array(found, dtype=bool)
+
+    def packed(self) -> Table:
+        """The same without the deleted rows, in the same order."""
+        rows = np.flatnonzero(self.alive).tolist()
+        return Table(self._room[rows], [self.ids[r] for r in rows], [self.metadata[r] for r in rows])

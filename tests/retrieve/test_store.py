@@ -1,0 +1,463 @@
+"""What every store does, over all of them; then what is special to the local ones."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import faiss
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refimpl.retrieve import HNSW, Exact, StoreError, exact_search, open_store
+from refimpl.retrieve import index as indexes
+from refimpl.retrieve.rows import check_vectors, unit
+
+DIM = 16
+BACKENDS = {
+    "memory": ("memory://", "exact"),
+    "memory hnsw": ("memory://", "hnsw"),
+    "file": ("file", "exact"),
+    "file hnsw": ("file", HNSW(m=8, ef_construction=40, ef_search=32)),
+}
+
+
+@pytest.fixture(params=BACKENDS)
+def make(request, tmp_path):
+    """A function that opens the store; for a folder, the same one each time."""
+    url, index = BACKENDS[request.param]
+    url = (tmp_path / "a store").as_uri() if url == "file" else url
+
+    def open_it(**options):
+        return open_store(url, **{"dim": DIM, "index": index, **options})
+
+    open_it.keeps = url != "memory://"
+    return open_it
+
+
+def vectors(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, DIM)).astype("f4")
+
+
+def names(count: int, start: int = 0) -> list[str]:
+    return [f"r{i}" for i in range(start, start + count)]
+
+
+def naive(rows: dict[str, np.ndarray], query: np.ndarray, k: int) -> list[tuple[str, float]]:
+    """Cosines by the formula, in fp64, one pair at a time."""
+    scored = [
+        (name, float(row.astype("f8") @ query / (np.linalg.norm(row.astype("f8")) * np.linalg.norm(query))))
+        for name, row in rows.items()
+    ]
+    return sorted(scored, key=lambda pair: -pair[1])[:k]
+
+
+def test_search_by_hand(make):
+    with make(dim=2) as store:
+        store.upsert(["east", "north", "west"], np.array([[2.0, 0], [0, 0.5], [-3, 0]]), [{"a": 1}, None, {}])
+        (hits,) = store.search(np.array([[6.0, 8.0]]), k=2)
+        assert [(h.id, h.metadata) for h in hits] == [("north", {}), ("east", {"a": 1})]
+        assert [h.score for h in hits] == [pytest.approx(0.8), pytest.approx(0.6)]
+        (hits,) = store.search(torch.tensor([[1.0, 0.0]]))
+        assert [h.score for h in hits] == [pytest.approx(1), pytest.approx(0, abs=1e-6), pytest.approx(-1)]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_search_equals_a_naive_loop(make, exact):
+    rows = dict(zip(names(60), vectors(60), strict=True))
+    with make() as store:
+        store.upsert(list(rows), vectors(60))
+        queries = vectors(9, seed=1)
+        for query, hits in zip(queries, store.search(queries, k=7, exact=exact), strict=True):
+            expected = naive(rows, query, 7)
+            assert [h.id for h in hits] == [name for name, _ in expected]
+            np.testing.assert_allclose([h.score for h in hits], [s for _, s in expected], atol=1e-6)
+
+
+def test_ten_hits_are_the_default_and_never_more_than_there_are(make):
+    with make() as store:
+        assert store.search(vectors(2)) == [[], []]
+        store.upsert(names(3), vectors(3))
+        assert [len(hits) for hits in store.search(vectors(2))] == [3, 3]
+        store.upsert(names(20), vectors(20))
+        assert [len(hits) for hits in store.search(vectors(2))] == [10, 10]
+        assert store.search(vectors(0)) == []
+        assert [len(hits) for hits in store.search(vectors(1), k=100)] == [20]
+
+
+def test_get_gives_back_what_was_put_in(make):
+    given = vectors(5) * 100
+    with make() as store:
+        store.upsert(names(5), given, [{"n": i, "deep": {"a": [1, None, "é"]}} for i in range(5)])
+        a, nothing, b = store.get(["r3", "absent", "r0"])
+        assert nothing is None
+        assert (a.id, b.id) == ("r3", "r0")
+        assert np.array_equal(a.vector, given[3])
+        assert a.vector.dtype == np.float32
+        assert b.metadata == {"n": 0, "deep": {"a": [1, None, "é"]}}
+        a.vector[:] = 0  # a copy
+        a.metadata["n"] = 9
+        assert np.array_equal(store.get(["r3"])[0].vector, given[3])
+        assert store.get(["r3"])[0].metadata["n"] == 3
+        assert store.get([]) == []
+
+
+def test_upsert_replaces_and_leaves_one_row(make):
+    with make() as store:
+        store.upsert(names(10), vectors(10), [{"old": True}] * 10)
+        store.upsert(["r3", "new"], vectors(2, seed=5), [{"fresh": True}, None])
+        assert store.count() == 11
+        for exact in (False, True):
+            (hits,) = store.search(vectors(1, seed=5), k=20, exact=exact)
+            assert [h.id for h in hits].count("r3") == 1
+            assert (hits[0].id, hits[0].metadata) == ("r3", {"fresh": True})
+            assert len(hits) == 11
+        store.upsert(["r3"], vectors(1, seed=6))
+        assert store.get(["r3"])[0].metadata == {}
+
+
+def test_delete_by_id_and_by_filter(make):
+    with make() as store:
+        store.upsert(names(40), vectors(40), [{"n": i} for i in range(40)])
+        assert store.delete(["r0", "absent", "r7"]) == 2
+        assert store.delete(["r0"]) == 0
+        assert store.delete([]) == 0
+        assert store.delete(filter={"n": {"$lt": 5}}) == 4
+        assert store.count() == 34
+        assert store.get(["r0", "r4", "r5"])[:2] == [None, None]
+        for exact in (False, True):
+            (hits,) = store.search(vectors(1), k=99, exact=exact)
+            assert {h.id for h in hits} == {f"r{i}" for i in range(5, 40)} - {"r7"}
+        assert store.delete(filter={"n": {"$gte": 0}}) == 34
+        assert store.count() == 0
+        assert store.search(vectors(1)) == [[]]
+        store.upsert(["r0"], vectors(1))
+        assert store.search(vectors(1))[0][0].id == "r0"
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.5, 0.2, 0.02])
+@pytest.mark.parametrize("exact", [False, True])
+def test_filters_never_come_short_and_equal_a_naive_loop(make, keep, exact):
+    count, part = 200, int(200 * keep)
+    rows = dict(zip(names(count), vectors(count), strict=True))
+    with make() as store:
+        store.upsert(list(rows), vectors(count), [{"n": i} for i in range(count)])
+        queries = vectors(8, seed=1)
+        for _ in range(2):  # the second time from what was remembered
+            found = store.search(queries, k=6, filter={"n": {"$lt": part}}, exact=exact)
+        chosen = {name: rows[name] for name in names(part)}
+        same = 0
+        for query, hits in zip(queries, found, strict=True):
+            assert len(hits) == min(6, part)
+            assert all(h.metadata["n"] < part for h in hits)
+            same += len({h.id for h in hits} & {name for name, _ in naive(chosen, query, 6)})
+        assert same >= 0.98 * 8 * min(6, part)
+
+
+def test_a_filter_sees_later_changes(make):
+    with make() as store:
+        store.upsert(names(4), vectors(4), [{"n": i} for i in range(4)])
+        condition = {"n": {"$gte": 2}}
+        assert {h.id for h in store.search(vectors(1), filter=condition)[0]} == {"r2", "r3"}
+        store.upsert(["r0", "r9"], vectors(2, seed=9), [{"n": 7}, {"n": 8}])
+        assert {h.id for h in store.search(vectors(1), filter=condition)[0]} == {"r0", "r2", "r3", "r9"}
+        store.delete(["r3"])
+        assert {h.id for h in store.search(vectors(1), filter=condition)[0]} == {"r0", "r2", "r9"}
+        assert store.search(vectors(1), filter={"n": 99}) == [[]]
+        # sets and lists of mixed types are as good as any
+        assert {h.id for h in store.search(vectors(1), filter={"n": {"$in": {2, "x", None}}})[0]} == {"r2"}
+
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["upsert", "delete"]),
+        st.lists(st.integers(0, 11), min_size=1, max_size=6, unique=True),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(operations=OPERATIONS, index=st.sampled_from(["exact", "hnsw"]))
+def test_any_history_equals_a_dictionary(operations, index):
+    """Upserts and deletes in any order: rows, counts and results are those of a plain dictionary."""
+    rows: dict[str, np.ndarray] = {}
+    with open_store("memory://", DIM, index=index) as store:
+        for step, (what, numbers) in enumerate(operations):
+            some = [f"r{n}" for n in numbers]
+            if what == "upsert":
+                new = vectors(len(some), seed=step)
+                store.upsert(some, new)
+                rows |= dict(zip(some, new, strict=True))
+            else:
+                assert store.delete(some) == len(rows.keys() & set(some))
+                rows = {name: row for name, row in rows.items() if name not in some}
+            assert store.count() == len(rows)
+            for exact in (False, True):
+                (hits,) = store.search(vectors(1, seed=99), k=5, exact=exact)
+                assert [h.id for h in hits] == [name for name, _ in naive(rows, vectors(1, seed=99)[0], 5)]
+        assert all(np.array_equal(store.get([name])[0].vector, row) for name, row in rows.items())
+
+
+def test_many_small_upserts_equal_one(make):
+    rows = vectors(50)
+    with make() as store:
+        for i in range(50):
+            store.upsert([f"r{i}"], rows[i : i + 1])
+        small = [[h.id for h in hits] for hits in store.search(vectors(5, seed=1), k=8, exact=True)]
+    expected = exact_search(torch.from_numpy(vectors(5, seed=1)), torch.from_numpy(rows), 8)[1]
+    assert small == [[f"r{i}" for i in line] for line in expected.tolist()]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda x: x.astype("f8"),
+        lambda x: x.astype(">f4"),
+        lambda x: np.asfortranarray(x),
+        lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+        lambda x: torch.from_numpy(x).requires_grad_(),
+        lambda x: torch.from_numpy(x).double(),
+    ],
+    ids=["float64", "big endian", "column order", "strided", "with gradient", "torch float64"],
+)
+def test_any_layout_is_taken_for_what_it_means(make, given):
+    with make() as store:
+        store.upsert(names(6), given(vectors(6)))
+        for i, item in enumerate(store.get(names(6))):
+            assert np.array_equal(item.vector, vectors(6)[i])
+        assert [hits[0].id for hits in store.search(given(vectors(6)))] == names(6)
+
+
+def test_half_precision_is_widened(make):
+    with make() as store:
+        for i, dtype in enumerate((torch.float16, torch.bfloat16)):
+            half = torch.from_numpy(vectors(1)).to(dtype)
+            store.upsert([str(i)], half)
+            assert np.array_equal(store.get([str(i)])[0].vector, half.float().numpy()[0])
+        store.upsert(["np"], vectors(1).astype("f2"))
+
+
+GOOD = vectors(2)
+NAN, ZERO = GOOD.copy(), GOOD.copy()
+NAN[1, 3], ZERO[1] = np.nan, 0
+
+
+@pytest.mark.parametrize(
+    ("call", "exception", "message"),
+    [
+        (
+            lambda s: s.upsert(["a", "b"], GOOD[:, :-1]),
+            ValueError,
+            r"vectors: got shape \(2, 15\); takes \(any, 16\)",
+        ),
+        (lambda s: s.upsert(["a"], GOOD[0]), ValueError, r"vectors: got shape \(16,\)"),
+        (lambda s: s.upsert(["a", "b"], NAN), ValueError, "vectors: got NaN or infinity in row 1"),
+        (lambda s: s.upsert(["a", "b"], ZERO), ValueError, "vectors: got a zero vector in row 1"),
+        (lambda s: s.upsert(["a", "b"], GOOD.astype("f8") * 1e300), ValueError, "infinity in row 0"),
+        (lambda s: s.upsert(["a", "b"], GOOD.astype("i4")), TypeError, "vectors: got dtype int32"),
+        (lambda s: s.upsert(["a", "b"], GOOD.tolist()), TypeError, "vectors: got list"),
+        (lambda s: s.upsert(["a", "b"], torch.ones(2, DIM).long()), TypeError, "vectors: got dtype int64"),
+        (lambda s: s.upsert("ab", GOOD), TypeError, "ids: got str"),
+        (lambda s: s.upsert(7, GOOD), TypeError, "ids: got int"),
+        (lambda s: s.upsert(["a", 2], GOOD), TypeError, "ids: got int at index 1"),
+        (lambda s: s.upsert(["a", ""], GOOD), ValueError, "ids: got an empty string at index 1"),
+        (lambda s: s.upsert(["a", "a"], GOOD), ValueError, "ids: got 'a' twice"),
+        (lambda s: s.upsert(["a"], GOOD), ValueError, "ids: got 1; takes 2"),
+        (lambda s: s.upsert(["a", "b"], GOOD, [{}]), ValueError, "metadata: got 1; takes 2"),
+        (lambda s: s.upsert(["a", "b"], GOOD, {"a": {}}), TypeError, "metadata: got dict"),
+        (lambda s: s.upsert(["a", "b"], GOOD, "ab"), TypeError, "metadata: got str"),
+        (lambda s: s.upsert(["a", "b"], GOOD, iter([{}, {}])), TypeError, "metadata: got list_iterator"),
+        (lambda s: s.upsert(["a", "b"], GOOD, [{}, 3]), TypeError, "metadata: got 3 at index 1"),
+        (lambda s: s.upsert(["a", "b"], GOOD, [{}, {1: 2}]), TypeError, "strings as keys"),
+        (lambda s: s.upsert(["a", "b"], GOOD, [{}, {"x": object()}]), TypeError, "takes what JSON has"),
+        (lambda s: s.upsert(["a", "b"], GOOD, [{}, {"x": float("nan")}]), ValueError, "takes finite numbers"),
+        (lambda s: s.search(GOOD[:, 1:]), ValueError, "vectors: got shape"),
+        (lambda s: s.search(ZERO), ValueError, "zero vector"),
+        (lambda s: s.search(NAN), ValueError, "NaN"),
+        (lambda s: s.search(GOOD, k=0), ValueError, "k: got 0"),
+        (lambda s: s.search(GOOD, k=1.0), TypeError, "k: got 1.0"),
+        (lambda s: s.search(GOOD, filter={"a": {"$near": 1}}), ValueError, "operator '\\$near'"),
+        (lambda s: s.get("r0"), TypeError, "ids: got str"),
+        (lambda s: s.delete(), ValueError, "ids, filter: got both or none"),
+        (lambda s: s.delete(["r0"], {"a": 1}), ValueError, "ids, filter: got both or none"),
+        (lambda s: s.delete(filter={}), ValueError, "filter: got no condition"),
+    ],
+)
+def test_bad_input_changes_nothing(make, call, exception, message):
+    with make() as store:
+        store.upsert(names(3), vectors(3), [{"a": 1}] * 3)
+        with pytest.raises(exception, match=message):
+            call(store)
+        assert store.count() == 3
+        assert [h.id for h in store.search(vectors(3), k=1)[2]] == ["r2"]
+
+
+def test_a_closed_store_says_so(make):
+    store = make()
+    store.close()
+    store.close()
+    for call in (
+        lambda: store.upsert(["a"], vectors(1)),
+        lambda: store.search(vectors(1)),
+        lambda: store.get(["a"]),
+        lambda: store.delete(["a"]),
+        store.count,
+        store.flush,
+        store.info,
+    ):
+        with pytest.raises(StoreError, match="closed"):
+            call()
+
+
+def test_info(make):
+    with make(encoder="minilm") as store:
+        store.upsert(names(8), vectors(8))
+        store.delete(["r0"])
+        info = store.info()
+        assert (info["dim"], info["metric"], info["encoder"]) == (DIM, "cosine", "minilm")
+        assert (info["count"], info["deleted"], info["bytes_vectors"]) == (7, 1, 8 * DIM * 4)
+        assert info["bytes_index"] >= info["bytes_vectors"]
+        assert info["index"]["kind"] in ("exact", "hnsw")
+        assert info["url"].startswith(("memory://", "file:///"))
+        store.delete(["r1", "r2"])  # 3 of 8 are over a quarter: packed
+        assert (store.info()["count"], store.info()["deleted"]) == (5, 0)
+
+
+def test_deleted_rows_are_dropped_beyond_a_quarter():
+    with open_store("memory://", DIM, index="hnsw") as store:
+        store.upsert(names(8), vectors(8))
+        store.delete(["r0", "r1"])
+        assert store.info()["deleted"] == 2
+        store.upsert(["r2"], vectors(1))  # 3 of 9
+        assert store.info()["deleted"] == 0
+        assert store.count() == 6
+
+
+def test_readers_and_a_writer_do_not_meet():
+    """Threads that search while one adds: faiss alone may crash there."""
+    with open_store("memory://", DIM, index="hnsw") as store:
+        store.upsert(["first"], vectors(1))
+        failures: list[BaseException] = []
+
+        def read() -> None:
+            try:
+                for _ in range(40):
+                    hits = store.search(vectors(4, seed=3), k=5)
+                    assert all(1 <= len(some) <= 5 for some in hits)
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=read) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for i in range(40):
+            store.upsert(names(5, 5 * i), vectors(5, seed=i))
+            store.delete([f"r{5 * i}"])
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert store.count() == 1 + 40 * 4
+
+
+def test_hnsw_finds_what_exact_search_finds():
+    rows, queries = vectors(3000), vectors(100, seed=1)
+    with open_store("memory://", DIM, index=HNSW(m=16, ef_construction=100, ef_search=128)) as store:
+        store.upsert(names(3000), rows)
+        near, exact = store.search(queries), store.search(queries, exact=True)
+    same = [len({h.id for h in a} & {h.id for h in b}) for a, b in zip(near, exact, strict=True)]
+    assert sum(same) >= 0.97 * 1000
+    assert sum(same) < 1000 or near == exact
+
+
+def test_hnsw_passes_its_numbers_on():
+    index = HNSW(m=5, ef_construction=33, ef_search=7)
+    made = index.make(DIM)
+    assert (made.hnsw.efConstruction, made.hnsw.nb_neighbors(1), made.hnsw.nb_neighbors(0)) == (33, 5, 10)
+    rows = unit(vectors(500))
+    made.add(rows)
+    seen = []
+
+    class Spy:
+        def search(self, queries, k, params):
+            seen.append(params.efSearch)
+            return made.search(queries, k, params=params)
+
+    for k in (3, 9):
+        indexes.search(index, Spy(), rows[:1], k, None)
+    assert seen == [7, 9]
+    assert HNSW() == HNSW(m=16, ef_construction=100, ef_search=64)
+
+
+def test_unit_of_tiny_and_huge_vectors():
+    for scale in (1e-44, 1e-30, 1.0, 1e30, 3e38):
+        rows = np.full((1, 4), scale, dtype="f4")
+        np.testing.assert_allclose(unit(rows), [[0.5] * 4], rtol=1e-6)
+    np.testing.assert_allclose(unit(np.array([[3.0, -4.0]], "f4")), [[0.6, -0.8]], rtol=1e-6)
+    same = vectors(2)
+    assert check_vectors(same, DIM) is same  # nothing is copied that need not be
+
+
+@pytest.mark.parametrize(
+    ("call", "exception", "message"),
+    [
+        (
+            lambda: open_store("redis://host", 4),
+            ValueError,
+            "takes a URL that starts with memory:// or file:///",
+        ),
+        (lambda: open_store("C:\\folder", 4), ValueError, "starts with memory:// or file:///"),
+        (lambda: open_store("/folder", 4), ValueError, "starts with memory:// or file:///"),
+        (lambda: open_store("file:folder", 4), ValueError, "starts with memory:// or file:///"),
+        (lambda: open_store("file://folder/x", 4), ValueError, "got host 'folder'; takes three slashes"),
+        (lambda: open_store("file://", 4), ValueError, "takes an absolute folder"),
+        (lambda: open_store("file:///", 4), ValueError, "takes an absolute folder"),
+        (lambda: open_store("file:///x?index=hnsw", 4), ValueError, r"takes no '\?'"),
+        (lambda: open_store("file:///x#y", 4), ValueError, "takes no"),
+        (lambda: open_store("memory://name", 4), ValueError, "takes 'memory://'"),
+        (lambda: open_store("memory:///name", 4), ValueError, "takes 'memory://'"),
+        (lambda: open_store(5, 4), TypeError, "url: got int"),
+        (lambda: open_store("memory://"), ValueError, "dim: got None"),
+        (lambda: open_store("memory://", 0), ValueError, "dim: got 0"),
+        (lambda: open_store("memory://", 70000), ValueError, "dim: got 70000"),
+        (lambda: open_store("memory://", 4, "l2"), ValueError, "metric: got 'l2'"),
+        (lambda: open_store("memory://", 4, index="ivf"), ValueError, "index: got 'ivf'"),
+        (lambda: open_store("memory://", 4, encoder=3), TypeError, "encoder: got int"),
+        (lambda: HNSW(m=1), ValueError, "m: got 1"),
+        (lambda: HNSW(m=257), ValueError, "m: got 257"),
+        (lambda: HNSW(ef_construction=0), ValueError, "ef_construction: got 0"),
+        (lambda: HNSW(ef_search=0), ValueError, "ef_search: got 0"),
+    ],
+)
+def test_bad_arguments_of_open(call, exception, message):
+    with pytest.raises(exception, match=message):
+        call()
+
+
+def test_without_faiss_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'refimpl\[retrieve\]'"):
+        open_store("memory://", 4)
+
+
+def test_on_macos_faiss_runs_on_one_thread(monkeypatch):
+    """Two OpenMP runtimes in one process crash there."""
+    calls = []
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(faiss, "omp_set_num_threads", calls.append)
+    monkeypatch.delenv("KMP_DUPLICATE_LIB_OK", raising=False)
+    indexes.faiss()
+    assert calls == [1]
+    monkeypatch.setattr(sys, "platform", "linux")
+    indexes.faiss()
+    assert calls == [1]
+
+
+def test_exact_is_the_default():
+    with open_store("memory://", 4) as store:
+        assert store.info()["index"] == {"kind": "exact"}
+    assert Exact() == Exact()
