@@ -153,7 +153,8 @@ def load(
         ``(model, tokenizer)``; the tokenizer of a folder without tokenizer files is ``None``.
 
     Raises:
-        ValueError: unknown task; a revision with a folder; weights that are truncated or corrupt.
+        ValueError: unknown task; a revision with a folder; weights that are truncated or corrupt; a folder
+            that `refimpl.checkpoint.save` wrote.
         FileNotFoundError: no such folder, or one without config.json or safetensors weights.
         OSError: the name is neither in the cache nor reachable on the Hub.
     """
@@ -197,6 +198,10 @@ def _fetch(name: str, factory: Any, dtype: torch.dtype, **options: Any) -> tuple
 
 
 def _load_folder(folder: Path, factory: Any, dtype: torch.dtype) -> tuple[Any, Any]:
+    if (folder / "refimpl.json").is_file():  # not "config.json": its weights have other shapes
+        raise ValueError(
+            f"name_or_path: got {str(folder)!r}, a compressed model; takes refimpl.checkpoint.load"
+        )
     for wanted in ("config.json", "*.safetensors"):
         if not any(folder.glob(wanted)):
             raise FileNotFoundError(

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from refimpl import models
+from refimpl import checkpoint, models
 
 
 def count(model):
@@ -303,6 +303,12 @@ def test_load_refuses(hub_folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"without config\.json"):
         models.load(tmp_path / "empty")
+
+
+def test_a_compressed_model_is_loaded_by_checkpoint(tmp_path, tiny_bert):
+    checkpoint.save(tiny_bert, tmp_path / "small")
+    with pytest.raises(ValueError, match=r"a compressed model; takes refimpl\.checkpoint\.load"):
+        models.load(tmp_path / "small")
 
 
 def test_a_truncated_file_is_refused(hub_folder):
