@@ -7,23 +7,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := $(shell find book refimpl -type f -not -name '*.pyc' 2>/dev/null) _config.yml _toc.yml
+# The committed outputs come from x86-64 Linux. There a fresh run is compared with them (tolerances: book/conftest.py);
+# elsewhere training takes other roundings, so notebooks are run with all their assertions but not compared.
+COMPARE ?= $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),--nbval,--nbval-lax)
 export HF_HUB_OFFLINE = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: book test check bench unit notebooks mutation clean
+.NOTPARALLEL:
 book: _build/html/.built
 	@echo
 	@echo "The book is built. Open it: file://$(abspath _build/html)/index.html"
 
-test: unit notebooks
-	@echo "Unit tests, tests of the book and all notebooks passed."
+test: book unit notebooks
 
-unit: $(STAMP) _build/html/.built
+# also after a build with warnings (make -k): the pages are there then
+unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile -q --durations 10
 
 # one after the other and with both cores: the chapters measure times
 notebooks: $(STAMP)
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 \
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest $(COMPARE) --nbval-current-env --nbval-cell-timeout 600 \
 		--nbval-sanitize-with book/nbval.cfg -q --durations 10 book
 
 check: $(STAMP)
@@ -45,7 +49,8 @@ _build/html/.built: $(STAMP) $(SOURCES)
 	@touch $@
 
 # torch first and by its exact version: a range may fetch several GB of CUDA libraries
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt book/book_kit/make_venv.py
+	@echo "Setting up $(VENV): some minutes the first time."
 	$(PYTHON) book/book_kit/make_venv.py $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
