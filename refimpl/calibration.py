@@ -103,9 +103,12 @@ def record(
         mask_key: the keyword argument that holds the mask ``[batch, positions]``, 1 for real positions.
 
     Raises:
+        TypeError: ``collect`` is one string instead of a sequence.
         ValueError: unknown collector or pattern, a mask that does not fit the layer's input, NaN or
             infinity in what was collected, no data at all, ``"grad_sq"`` of a frozen weight.
     """
+    if isinstance(collect, str):
+        raise TypeError(f"collect: got the str {collect!r}; takes a sequence such as ({collect!r},)")
     for what in collect:
         check_choice("collect", what, COLLECTORS)
     if not collect:
@@ -170,8 +173,13 @@ def calibrate(
     ``loss`` is ``None``. Modes and gradients of the model are afterwards as they were before.
 
     Raises:
+        TypeError: ``batches`` is one batch instead of several.
         ValueError: as `record`; also when ``batches`` is empty.
     """
+    if isinstance(batches, Mapping | torch.Tensor | str):
+        raise TypeError(
+            f"batches: got one {type(batches).__name__}; takes a sequence of batches, such as [batch]"
+        )
     training = {module: module.training for module in model.modules()}
     gradients = {parameter: parameter.grad for parameter in model.parameters()}
     needs_gradient = "grad_sq" in collect

@@ -8,8 +8,20 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
-__all__ = ["check_choice", "check_int", "check_number", "check_tensor"]
+__all__ = ["check_choice", "check_int", "check_module", "check_number", "check_tensor"]
+
+
+def check_module(name: str, value: Any) -> nn.Module:
+    """Return ``value`` if it is a `torch.nn.Module`; raise otherwise.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(value, nn.Module):
+        raise TypeError(f"{name}: got {type(value).__name__}; takes a torch.nn.Module")
+    return value
 
 
 def check_tensor(
@@ -42,8 +54,8 @@ def check_tensor(
     if ndim is not None:
         allowed = (ndim,) if isinstance(ndim, int) else tuple(ndim)
         if value.ndim not in allowed:
-            wanted = " or ".join(map(str, allowed))
-            raise ValueError(f"{name}: got {value.ndim} dimensions {tuple(value.shape)}; takes {wanted}")
+            listed = " or ".join(map(str, allowed))
+            raise ValueError(f"{name}: got {value.ndim} dimensions {tuple(value.shape)}; takes {listed}")
     if shape is not None:
         same = len(shape) == value.ndim and all(
             w is None or w == g for w, g in zip(shape, value.shape, strict=True)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from refimpl.checks import check_int, check_tensor
+from refimpl.checks import check_int, check_module, check_tensor
 
 __all__ = [
     "Resized",
@@ -127,8 +127,10 @@ def replace_(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
 
     Raises:
         KeyError: there is no such submodule.
+        TypeError: ``new`` is no module.
         ValueError: ``name`` is empty: the model itself cannot be replaced in place.
     """
+    check_module("new", new)
     if not name:
         raise ValueError("name: got ''; takes the name of a submodule, not the model itself")
     old = get(model, name)
@@ -192,7 +194,12 @@ def _patterns(argument: str, given: str | Iterable[str] | None, names: Iterable[
 
 
 def tied_parameters(model: nn.Module) -> list[list[str]]:
-    """Groups of parameter names that are one and the same parameter, in the model's order."""
+    """Groups of parameter names that are one and the same parameter, in the model's order.
+
+    Raises:
+        TypeError: ``model`` is no module.
+    """
+    check_module("model", model)
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -200,7 +207,12 @@ def tied_parameters(model: nn.Module) -> list[list[str]]:
 
 
 def parameters_once(model: nn.Module) -> int:
-    """Number of parameters, each tied one counted once."""
+    """Number of parameters, each tied one counted once.
+
+    Raises:
+        TypeError: ``model`` is no module.
+    """
+    check_module("model", model)
     return sum(p.numel() for p in model.parameters())
 
 
@@ -234,7 +246,13 @@ def record_step_(model: nn.Module, step: dict[str, Any]) -> nn.Module:
     (``{"encoder.layer": [0, 2, 4]}``: which entries of a ModuleList stay), ``layers`` (``{name: {"class":
     "refimpl....", "args": {...}}}``), ``attributes`` (``{module name: {attribute: int}}``), and
     ``config_changes``, which this function itself writes to ``model.config``.
+
+    Raises:
+        TypeError: ``model`` is no module, or ``step`` no dictionary with a ``method``.
     """
+    check_module("model", model)
+    if not isinstance(step, dict) or not isinstance(step.get("method"), str):
+        raise TypeError(f"step: got {step!r}; takes a dictionary with a method")
     if "refimpl_base" not in model.__dict__ and hasattr(model, "config"):
         # the configuration before the first change: from it the checkpoint starts to replay
         model.__dict__["refimpl_base"] = copy.deepcopy(model.config)

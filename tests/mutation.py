@@ -252,9 +252,12 @@ def main() -> int:
         whole = ROOT / target
         for path in sorted(whole.rglob("*.py")) if whole.is_dir() else [whole]:
             relative = str(path.relative_to(ROOT))
-            if path.name != "__init__.py" and path.is_file():
-                if not arguments.files or any(relative.startswith(f) for f in arguments.files):
-                    chosen.append((path, [t for t in tests if (ROOT / t).exists()]))
+            asked = not arguments.files or any(relative.startswith(f) for f in arguments.files)
+            if asked and path.is_file() and path.name != "__init__.py":
+                # the file's own tests first: most mutants die there, in a second
+                own = [t for t in tests if (ROOT / t / f"test_{path.stem}.py").exists()]
+                first = [f"{t}/test_{path.stem}.py" for t in own]
+                chosen.append((path, [*first, *(t for t in tests if (ROOT / t).exists())]))
     total_killed = total = 0
     for path, tests in chosen:
         source = path.read_text()

@@ -19,6 +19,7 @@ from torch import nn
 from refimpl import modules
 from refimpl.checkpoint import rebuild
 from refimpl.checkpoint.rebuild import CheckpointError
+from refimpl.checks import check_module
 
 SPEC = "refimpl.json"
 FORMAT = 1
@@ -48,8 +49,10 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> Size:
     interrupts this, the folder holds either the old model or the new one, whole.
 
     Raises:
+        TypeError: ``model`` is no module.
         CheckpointError: the model has state that safetensors cannot hold.
     """
+    check_module("model", model)
     target = Path(folder)
     tensors, aliases = _tensors(model)
     payload = safetensors.torch.save(tensors, metadata={"format": "pt"})
