@@ -68,7 +68,7 @@ def check_shrink(answer: Callable[[nn.Linear, nn.Linear, list[int]], tuple[nn.Li
             wanted = second(torch.tanh(first(x)) * gate)
             got = small[1](torch.tanh(small[0](x)))
             assert torch.allclose(got, wanted, atol=1e-5), (
-                f"outputs differ by {float((got - wanted).abs().max()):.2g} (bias={bias}): "
+                f"outputs differ by {float((got - wanted).detach().abs().max()):.2g} (bias={bias}): "
                 "the first bias goes with the rows, the second bias stays"
             )
             for old, layer in zip(before, (first, second), strict=True):
@@ -100,10 +100,11 @@ def check_two_four(answer: Callable[[Tensor], Tensor]) -> None:
 
 def check_wanda(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     """``answer(weight, gram, sparsity)``: per row, the smallest |w|·sqrt(G_jj) go."""
-    hand, gram = torch.tensor([[4.0, 3, 2, -1], [1, 1, 1, 1]]), torch.diag(torch.tensor([1.0, 1, 4, 36]))
+    hand, gram = torch.tensor([[5.0, 3, 2, -1], [1, 1, 1, 1]]), torch.diag(torch.tensor([1.0, 1, 4, 36]))
     kept = _is_mask(answer(hand.clone(), gram, 0.5), hand.shape)
     assert kept.int().tolist() == [[1, 0, 0, 1], [0, 0, 1, 1]], (
-        f"got {kept.int().tolist()} for {hand.tolist()} with feature norms 1, 1, 2, 6 at 0.5"
+        f"got {kept.int().tolist()} for {hand.tolist()} with feature norms 1, 1, 2, 6 at 0.5: "
+        "compare |w| times the norm, which is sqrt(G_jj), within each row"
     )
     draw = torch.Generator().manual_seed(0)
     weight, x = torch.randn(5, 10, generator=draw), torch.randn(40, 10, generator=draw)
