@@ -17,7 +17,7 @@ PICOJOULES = {
     "uint8": 0.2 + 0.03,
 }
 # pJ to bring one byte from DRAM: 640 pJ for a 32-bit word in the same technology (Horowitz gives 1.3 to 2.6
-# nJ for 64 bits; this is the lower end, as used by Han et al., Deep Compression, ICLR 2016, table 1)
+# nJ for 64 bits; this is the lower end, as given by Han et al., Deep Compression, ICLR 2016, section 1)
 PICOJOULES_PER_BYTE = 640 / 4
 
 
