@@ -63,6 +63,7 @@ def test_made_anew_it_is_two_ordinary_layers():
     new = LowRankLinear(5, 2, 7, bias=False, dtype=torch.float64)
     assert new.up.bias is None and new.up.weight.dtype == torch.float64 and bool(new.up.weight.any())
     assert LowRankLinear(5, 2, 7).up.bias is not None
+    assert LowRankLinear(1, 1, 1)(torch.ones(2, 1)).shape == (2, 1)
     assert list(modules.linear_layers(new)) == ["down", "up"]
     x = randn(3, 5).double()
     torch.testing.assert_close(new(x), x @ new.down.weight.T @ new.up.weight.T)
