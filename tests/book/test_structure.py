@@ -16,7 +16,15 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
-PAGES = [TOC["root"], *(c["file"] for part in TOC["parts"] for c in part["chapters"])]
+PAGES = [
+    TOC["root"],
+    *(
+        page["file"]
+        for part in TOC["parts"]
+        for chapter in part["chapters"]
+        for page in [chapter, *chapter.get("sections", [])]
+    ),
+]
 CHAPTERS = [p for p in PAGES if (ROOT / f"{p}.ipynb").exists()]
 each_chapter = pytest.mark.parametrize("chapter", CHAPTERS)
 
