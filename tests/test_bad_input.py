@@ -19,7 +19,19 @@ import torch
 from torch import nn
 
 import refimpl
-from refimpl import calibration, checkpoint, checks, data, distill, lowrank, measure, modules, prune, retrieve
+from refimpl import (
+    calibration,
+    checkpoint,
+    checks,
+    data,
+    distill,
+    lowrank,
+    measure,
+    modules,
+    prune,
+    quantize,
+    retrieve,
+)
 from refimpl.models import build, load
 from tests.contracts import models
 
@@ -357,7 +369,228 @@ PRUNE: list[Row] = [  # the long lists are in tests/prune/
     ("prune.compress_storage_", lambda: prune.compress_storage_(bert, prune.Bitmask()), ValueError, "zeros"),
 ]
 
-QUANTIZE: list[Row] = []
+byte = torch.ones(2, 4, dtype=torch.int8)
+step, none = torch.tensor(1.0), torch.tensor(0)
+
+QUANTIZE: list[Row] = [
+    (
+        "quantize.affine_qparams",
+        lambda: quantize.affine_qparams(1.0, 0.0),
+        ValueError,
+        "low: got an entry above",
+    ),
+    ("quantize.affine_qparams", lambda: quantize.affine_qparams(nan, 1.0), ValueError, "low: got NaN"),
+    ("quantize.affine_qparams", lambda: quantize.affine_qparams(0.0, nan), ValueError, "high: got NaN"),
+    ("quantize.affine_qparams", lambda: quantize.affine_qparams(0.0, 1.0, 1), ValueError, "bits: got 1"),
+    ("quantize.affine_qparams", lambda: quantize.affine_qparams(0.0, 1.0, 17), ValueError, "bits: got 17"),
+    (
+        "quantize.affine_qparams",
+        lambda: quantize.affine_qparams(torch.zeros(2), 1.0),
+        ValueError,
+        "high: got shape",
+    ),
+    ("quantize.affine_qparams", lambda: quantize.affine_qparams(none, 1.0), TypeError, "low: got dtype"),
+    ("quantize.integer_range", lambda: quantize.integer_range(8.0), TypeError, "bits: got 8.0"),  # type: ignore[arg-type]
+    ("quantize.quantize", lambda: quantize.quantize(byte, step, none), TypeError, "x: got dtype"),
+    ("quantize.quantize", lambda: quantize.quantize(torch.ones(2) / 0, step, none), ValueError, "x: got NaN"),
+    (
+        "quantize.quantize",
+        lambda: quantize.quantize(torch.ones(2), -step, none),
+        ValueError,
+        "scale: got an entry",
+    ),
+    (
+        "quantize.quantize",
+        lambda: quantize.quantize(torch.ones(2), step * 0, none),
+        ValueError,
+        "not positive",
+    ),
+    (
+        "quantize.quantize",
+        lambda: quantize.quantize(torch.ones(2), step, step),
+        TypeError,
+        "zero_point: got dtype",
+    ),
+    (
+        "quantize.quantize",
+        lambda: quantize.quantize(torch.ones(2), torch.ones(3, 1), none),
+        ValueError,
+        "broadcasts",
+    ),
+    (
+        "quantize.dequantize",
+        lambda: quantize.dequantize(torch.ones(2), step, none),
+        TypeError,
+        "q: got dtype",
+    ),
+    ("quantize.dequantize", lambda: quantize.dequantize(byte > 0, step, none), TypeError, "q: got dtype"),
+    (
+        "quantize.dequantize",
+        lambda: quantize.dequantize(byte, step * nan, none),
+        ValueError,
+        "scale: got NaN",
+    ),
+    ("quantize.PerChannel", lambda: quantize.PerChannel("x"), TypeError, "axis: got 'x'"),  # type: ignore[arg-type]
+    ("quantize.PerGroup", lambda: quantize.PerGroup(0), ValueError, "size: got 0"),
+    (
+        "quantize.to_blocks",
+        lambda: quantize.to_blocks(byte, quantize.PerChannel(2)),
+        ValueError,
+        "axis: got 2",
+    ),
+    (
+        "quantize.to_blocks",
+        lambda: quantize.to_blocks(byte, quantize.PerChannel(-3)),
+        ValueError,
+        "axis: got -3",
+    ),
+    ("quantize.to_blocks", lambda: quantize.to_blocks(byte, quantize.PerGroup(3)), ValueError, "size: got 3"),
+    ("quantize.to_blocks", lambda: quantize.to_blocks(step, quantize.PerGroup(3)), ValueError, "size: got 3"),
+    (
+        "quantize.to_blocks",
+        lambda: quantize.to_blocks(byte, quantize.PerTensor),  # type: ignore[arg-type]
+        TypeError,
+        "granularity: got",
+    ),
+    (
+        "quantize.from_blocks",
+        lambda: quantize.from_blocks(byte, quantize.PerTensor(), torch.Size((3,))),
+        ValueError,
+        "shape: got",
+    ),
+    (
+        "quantize.minmax_range",
+        lambda: quantize.minmax_range(torch.ones(2, 0)),
+        ValueError,
+        "at least one number",
+    ),
+    ("quantize.minmax_range", lambda: quantize.minmax_range(step), ValueError, "at least one number"),
+    ("quantize.minmax_range", lambda: quantize.minmax_range(byte), TypeError, "x: got dtype"),
+    ("quantize.absmax_range", lambda: quantize.absmax_range(torch.ones(2) * nan), ValueError, "x: got NaN"),
+    ("quantize.rms_range", lambda: quantize.rms_range(torch.ones(2), 0), ValueError, "sigmas: got 0"),
+    (
+        "quantize.percentile_range",
+        lambda: quantize.percentile_range(torch.ones(2), 0),
+        ValueError,
+        "percentile: got 0",
+    ),
+    (
+        "quantize.percentile_range",
+        lambda: quantize.percentile_range(torch.ones(2), 101),
+        ValueError,
+        "got 101",
+    ),
+    ("quantize.mse_range", lambda: quantize.mse_range(torch.ones(2), 1), ValueError, "bits: got 1"),
+    ("quantize.mse_range", lambda: quantize.mse_range(torch.ones(2), steps=0), ValueError, "steps: got 0"),
+    (
+        "quantize.quantize_tensor",
+        lambda: quantize.quantize_tensor(torch.ones(2, 0)),
+        ValueError,
+        "at least one",
+    ),
+    (
+        "quantize.quantize_tensor",
+        lambda: quantize.quantize_tensor(torch.ones(2) / 0),
+        ValueError,
+        "x: got NaN",
+    ),
+    ("quantize.sqnr", lambda: quantize.sqnr(torch.ones(2), torch.ones(3)), ValueError, "x_hat: got shape"),
+    ("quantize.sqnr", lambda: quantize.sqnr(torch.zeros(2), torch.ones(2)), ValueError, "x: got zeros only"),
+    ("quantize.pack_int4", lambda: quantize.pack_int4(torch.ones(2)), TypeError, "q: got dtype"),
+    ("quantize.pack_int4", lambda: quantize.pack_int4(8 * byte), ValueError, "values from 8 to 8"),
+    ("quantize.pack_int4", lambda: quantize.pack_int4(-9 * byte), ValueError, "values from -9 to -9"),
+    ("quantize.pack_int4", lambda: quantize.pack_int4(byte[0, 0]), ValueError, "without dimensions"),
+    ("quantize.unpack_int4", lambda: quantize.unpack_int4(byte, 8), TypeError, "packed: got dtype"),
+    ("quantize.unpack_int4", lambda: quantize.unpack_int4(byte.view(torch.uint8), 9), ValueError, "n: got 9"),
+    ("quantize.unpack_int4", lambda: quantize.unpack_int4(byte.view(torch.uint8), 6), ValueError, "n: got 6"),
+    (
+        "quantize.quantize_rows",
+        lambda: quantize.quantize_rows(torch.ones(3)),
+        ValueError,
+        "x: got 1 dimensions",
+    ),
+    ("quantize.quantize_rows", lambda: quantize.quantize_rows(byte), TypeError, "x: got dtype"),
+    (
+        "quantize.int8_linear",
+        lambda: quantize.int8_linear(torch.ones(1, 3), byte, step),
+        ValueError,
+        "x: got shape",
+    ),
+    (
+        "quantize.int8_linear",
+        lambda: quantize.int8_linear(torch.ones(1, 4), byte, torch.ones(3)),
+        ValueError,
+        "scale: got shape",
+    ),
+    (
+        "quantize.int8_linear",
+        lambda: quantize.int8_linear(torch.ones(1, 4), byte.int(), torch.ones(2)),
+        TypeError,
+        "weight: got dtype",
+    ),
+    (
+        "quantize.int8_linear",
+        lambda: quantize.int8_linear(torch.ones(1, 4), byte, torch.ones(2), path="fast"),
+        ValueError,
+        "path: got 'fast'",
+    ),
+    ("quantize.integer_path", lambda: quantize.integer_path(3.5), TypeError, "device: got float"),  # type: ignore[arg-type]
+    ("quantize.Int8Weights", lambda: quantize.Int8Weights("row"), ValueError, "granularity: got 'row'"),  # type: ignore[arg-type]
+    ("quantize.Int8Weights", lambda: quantize.Int8Weights("group"), TypeError, "group_size: got None"),
+    ("quantize.Int8Weights", lambda: quantize.Int8Weights("group", 0), ValueError, "group_size: got 0"),
+    ("quantize.Int8Weights", lambda: quantize.Int8Weights("channel", 8), ValueError, "group_size: got 8"),
+    ("quantize.Int4Weights", lambda: quantize.Int4Weights(0), ValueError, "group_size: got 0"),
+    ("quantize.Int8Dynamic", lambda: quantize.Int8Dynamic(1), TypeError, "symmetric: got 1"),  # type: ignore[arg-type]
+    (
+        "quantize.Int8WeightLinear",
+        lambda: quantize.Int8WeightLinear.rebuild(nn.ReLU()),
+        TypeError,
+        "layer: got ReLU",
+    ),
+    (
+        "quantize.Int4WeightLinear",
+        lambda: quantize.Int4WeightLinear.rebuild(nn.ReLU(), 2),
+        TypeError,
+        "layer: got ReLU",
+    ),
+    (
+        "quantize.Int8DynamicLinear",
+        lambda: quantize.Int8DynamicLinear.rebuild(linear)(torch.ones(1, 2)),
+        ValueError,
+        "x: got 2 features",
+    ),
+    (
+        "quantize.quantize_",
+        lambda: quantize.quantize_("bert", quantize.Int8Weights()),  # type: ignore[type-var]
+        TypeError,
+        "model: got str",
+    ),
+    ("quantize.quantize_", lambda: quantize.quantize_(linear, 8), TypeError, "config: got int"),  # type: ignore[arg-type]
+    (
+        "quantize.quantize_",
+        lambda: quantize.quantize_(nn.Sequential(linear), quantize.Int4Weights(2)),
+        ValueError,
+        "group_size: got 2 for 0",
+    ),
+    (
+        "quantize.quantize_",
+        lambda: quantize.quantize_(models.make("gpt2"), quantize.Int8Weights(), layers="lm_head"),
+        ValueError,
+        "layers: got 'lm_head', which is tied",
+    ),
+    (
+        "quantize.quantize_",
+        lambda: quantize.quantize_(models.make("bert"), quantize.Int8Dynamic(), stats={}),
+        ValueError,
+        "stats: got calibration",
+    ),
+    (
+        "quantize.quantize_",
+        lambda: quantize.quantize_(models.make("bert"), quantize.Int8Dynamic(), exclude="x"),
+        ValueError,
+        "exclude: got 'x'",
+    ),
+]
 
 descending = torch.tensor([3.0, 2.0, 1.0])
 square = nn.Sequential(nn.Linear(4, 4))  # break-even rank 1
@@ -688,6 +921,8 @@ ROWS = [*GROUND, *DISTILL, *PRUNE, *QUANTIZE, *LOWRANK, *RETRIEVE, *DATA_AND_MOD
 
 # Takes anything of its type, or is a record that other functions fill in.
 NO_BAD_INPUT = {
+    "quantize.PerTensor",
+    "quantize.QuantizedTensor",
     "calibration.LayerStats",
     "checkpoint.CheckpointError",
     "checkpoint.Size",

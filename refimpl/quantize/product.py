@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from refimpl.checks import check_choice, check_tensor
 
 __all__ = ["int8_linear", "integer_path", "quantize_rows"]
 
+PATHS = ("onednn", "int_mm", "float")
 CHUNK = 512  # rows at once on a CPU: the temporaries of a chunk stay in its cache
 EXACT = 1024  # products of bytes that an fp32 sum holds exactly: 1024 · 128 · 127 < 2^24
 
@@ -18,7 +21,12 @@ def integer_path(device: torch.device | str = "cpu") -> str:
     once. ``"int_mm"``: `torch._int_mm` on CUDA. ``"float"``: everywhere else, integers multiplied in fp32,
     exact but not faster. CPUs without VNNI are among these: their byte products are summed in 16 bits, which
     saturate.
+
+    Raises:
+        TypeError: neither a device nor a name.
     """
+    if not isinstance(device, torch.device | str):
+        raise TypeError(f"device: got {type(device).__name__}; takes a torch.device or its name")
     kind = torch.device(device).type
     if kind == "cuda" and hasattr(torch, "_int_mm"):
         return "int_mm"
@@ -40,8 +48,12 @@ def quantize_rows(x: Tensor, symmetric: bool = False) -> tuple[Tensor, Tensor, T
         otherwise: scale = (max − min) / 255 with 0 inside the range, zero_point = −128 − round(min / scale).
 
     q = round(x · (1/scale)) + zero_point: multiplied by the reciprocal, so that an exact tie may fall the other
-    way than in `quantize`. Scale and zero point are fp32 ``[rows, 1]``; a row of zeros has scale 1.
+    way than in `quantize`. Scale and zero point are fp32 ``[rows, 1]``; a row of zeros has scale 1. Values are not looked at: NaN gives NaN scales.
+
+    Raises:
+        TypeError, ValueError: not floating point, or not two dimensions.
     """
+    check_tensor("x", x, ndim=2, floating=True)
     if x.dtype != torch.float32:
         x = x.float()
     high, low = (
@@ -85,8 +97,18 @@ def int8_linear(
 
     Returns:
         ``[rows, out]`` in the dtype of ``x``.
+
+    Raises:
+        TypeError, ValueError: dtypes or shapes that do not fit, an unknown path.
     """
-    path = path or integer_path(x.device)
+    check_tensor("weight", weight, ndim=2)
+    if weight.dtype != torch.int8:
+        raise TypeError(f"weight: got dtype {weight.dtype}; takes int8")
+    check_tensor("x", x, shape=(None, weight.shape[1]), floating=True)
+    check_tensor("scale", scale, shape=(weight.shape[0],), floating=True)
+    if path is None:
+        path = integer_path(x.device)
+    check_choice("path", path, PATHS)
     if column_sum is None and not symmetric:
         column_sum = weight.sum(1, dtype=torch.int32) * scale
     if bias is not None:
@@ -140,11 +162,17 @@ def _product(q: Tensor, weight: Tensor, scale: Tensor, packed: Tensor | None, pa
 
 
 def _int_mm(q: Tensor, weight: Tensor) -> Tensor:
-    """int32 ``[rows, out]``; on CUDA padded to what cuBLAS takes (more than 16 rows, sizes divisible by 8)."""
+    """int32 ``[rows, out]``."""
     if q.device.type != "cuda":
         return torch._int_mm(q, weight.T)
-    rows, out = q.shape[0], weight.shape[0]
-    more_rows, more_in, more_out = max(17 - rows, 0), -q.shape[1] % 8, -out % 8
-    q = torch.nn.functional.pad(q, (0, more_in, 0, more_rows))
-    weight = torch.nn.functional.pad(weight, (0, more_in, 0, more_out))
-    return torch._int_mm(q, weight.T)[:rows, :out]
+    a, b = padded(q, weight)
+    return torch._int_mm(a, b.T)[: q.shape[0], : weight.shape[0]]
+
+
+def padded(q: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Both with zeros added up to what cuBLAS takes: more than 16 rows, other sizes divisible by 8."""
+    more_in = -q.shape[1] % 8
+    return (
+        nn.functional.pad(q, (0, more_in, 0, max(17 - q.shape[0], 0))),
+        nn.functional.pad(weight, (0, more_in, 0, -weight.shape[0] % 8)),
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refimpl import calibration, distill, lowrank, measure, prune, retrieve
+from refimpl import calibration, distill, lowrank, measure, prune, quantize, retrieve
 from tests.contracts import models
 
 
@@ -202,6 +202,53 @@ VERBS += [
 
 
 # -- quantize --------------------------------------------------------------------------------------------
+
+
+def _rows() -> tuple[Tensor]:
+    return (randn(4, 32),)
+
+
+def _dequantized(x: Tensor, *arguments: Any) -> Tensor:
+    return quantize.quantize_tensor(x, *arguments).dequantize()
+
+
+PURE += [
+    Pure("quantize.minmax_range", quantize.minmax_range, _rows),
+    Pure("quantize.absmax_range", quantize.absmax_range, _rows),
+    Pure("quantize.rms_range", quantize.rms_range, _rows),
+    Pure("quantize.percentile_range", quantize.percentile_range, _rows),
+    Pure("quantize.mse_range", lambda x: quantize.mse_range(x, 4), _rows),
+    Pure("quantize.affine_qparams", lambda x: quantize.affine_qparams(x.amin(1), x.amax(1))[0], _rows),
+    Pure("quantize.quantize_tensor", lambda x: _dequantized(x, 4, quantize.PerGroup(8)), _rows),
+    Pure("quantize.sqnr", lambda x: quantize.sqnr(x, x.round()), _rows),
+    Pure("quantize.quantize_rows", lambda x: quantize.quantize_rows(x)[1], _rows),
+    Pure(
+        "quantize.quantize",
+        lambda x: quantize.quantize(x, torch.tensor(0.1), torch.tensor(3)),
+        _rows,
+        half=False,
+    ),
+    Pure(
+        "quantize.pack_int4",
+        quantize.pack_int4,
+        lambda: (torch.arange(-8, 8, dtype=torch.int8),),
+        half=False,
+    ),
+]
+
+
+def _quantizing(config: Any) -> Callable[[nn.Module], nn.Module]:
+    return lambda model: quantize.quantize_(model, config)
+
+
+VERBS += [
+    Verb("quantize.Int8Weights channel", _quantizing(quantize.Int8Weights())),
+    Verb("quantize.Int8Weights tensor", _quantizing(quantize.Int8Weights("tensor"))),
+    Verb("quantize.Int8Weights group", _quantizing(quantize.Int8Weights("group", 8))),
+    Verb("quantize.Int4Weights", _quantizing(quantize.Int4Weights(8))),
+    Verb("quantize.Int8Dynamic", _quantizing(quantize.Int8Dynamic())),
+    Verb("quantize.Int8Dynamic symmetric", _quantizing(quantize.Int8Dynamic(symmetric=True))),
+]
 
 # -- lowrank ---------------------------------------------------------------------------------------------
 

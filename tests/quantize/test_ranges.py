@@ -1,0 +1,94 @@
+"""Ranges: by hand, against numpy, against a naive search."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refimpl.quantize import (
+    absmax_range,
+    affine_qparams,
+    dequantize,
+    minmax_range,
+    mse_range,
+    percentile_range,
+    quantize,
+    rms_range,
+)
+
+ROWS = torch.tensor([[-1.0, 2.0, 3.0, 0.0], [-5.0, 1.0, 4.0, 0.5]])
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def listed(ends):
+    return [e.tolist() for e in ends]
+
+
+def test_by_hand():
+    assert listed(minmax_range(ROWS)) == [[-1, -5], [3, 4]]
+    assert listed(absmax_range(ROWS)) == [[-3, -5], [3, 5]]
+    # rms of the first row: sqrt(14/4) = 1.8708
+    low, high = rms_range(ROWS, 1.0)
+    assert low.tolist() == pytest.approx([-1, -(((25 + 1 + 16 + 0.25) / 4) ** 0.5)])
+    assert high.tolist() == pytest.approx([3.5**0.5, ((25 + 1 + 16 + 0.25) / 4) ** 0.5])
+    spike = torch.zeros(1, 100).index_fill_(1, torch.tensor([3]), 10.0)  # rms 1
+    assert rms_range(spike)[1].item() == pytest.approx(4)
+    assert listed(percentile_range(ROWS, 100)) == [[-1, -5], [3, 4]]
+    assert listed(percentile_range(torch.arange(11.0), 80)) == [1, 9]
+    assert percentile_range(torch.arange(2001.0))[0].item() == pytest.approx(1)  # 99.9 per cent
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 60), st.floats(1, 100), st.integers(0, 9))
+def test_percentile_equals_numpy(n, percentile, seed):
+    x = normal(2, n, seed=seed)
+    low, high = percentile_range(x, percentile)
+    tail = (100 - percentile) / 2
+    wanted = np.percentile(x.double().numpy(), [tail, 100 - tail], axis=1)
+    assert np.allclose(np.stack([low.numpy(), high.numpy()]), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_mse_equals_a_naive_search(symmetric, signed, bits):
+    x = normal(3, 200, seed=bits) + 0.3
+    low, high = mse_range(x, bits, symmetric, signed, steps=20)
+    for row, found in zip(x, zip(low.tolist(), high.tolist(), strict=True), strict=True):
+        top = row.abs().max()
+        ends = (-top, top) if symmetric else (row.min(), row.max())
+        trials = []
+        for k in range(1, 21):
+            s, z = affine_qparams(k / 20 * ends[0], k / 20 * ends[1], bits, symmetric, signed)
+            error = dequantize(quantize(row, s, z, bits, signed, symmetric), s, z) - row
+            trials.append((error.square().mean().item(), k))
+        best = min(trials)[1] / 20
+        assert found == pytest.approx((best * ends[0].item(), best * ends[1].item()))
+
+
+def test_mse_clips_outliers_at_few_bits_and_nothing_at_many():
+    x = torch.cat([normal(1, 10_000), torch.tensor([[12.0]])], 1)
+    assert mse_range(x, 3, symmetric=True)[1].item() < 6
+    even = 2 * torch.rand(1, 10_000, generator=torch.Generator().manual_seed(0)) - 1
+    assert mse_range(even, 8, symmetric=True)[1].item() > 0.98
+    assert mse_range(torch.zeros(1, 3))[1].item() == 0
+    low, high = mse_range(x, 8)
+    assert (low / x.min()).item() * 100 == pytest.approx(round((low / x.min()).item() * 100), abs=1e-3)
+    assert (high / x.max()).item() == pytest.approx((low / x.min()).item())
+
+
+@pytest.mark.parametrize("range_of", [minmax_range, absmax_range, rms_range, percentile_range, mse_range])
+def test_fp32_no_gradient_and_rows_by_themselves(range_of):
+    x = normal(4, 3, 50).bfloat16().requires_grad_()
+    low, high = range_of(x)
+    assert low.shape == high.shape == (4, 3)
+    assert low.dtype == torch.float32
+    assert not high.requires_grad
+    assert range_of(x.detach().double())[0].dtype == torch.float64
+    alone = range_of(x[2, 1])
+    assert torch.allclose(alone[0], low[2, 1])
+    assert torch.allclose(alone[1], high[2, 1])
