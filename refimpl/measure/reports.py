@@ -224,8 +224,9 @@ class Comparison:
             ax.barh(places, [shares.get(label, 0.0) for label in labels], height=height, label=name)
         ax.set_yticks(range(len(labels)), labels)
         ax.invert_yaxis()
+        ax.set_axisbelow(True)
         ax.set_xlabel(f"percent of {next(iter(values))}")
-        ax.legend()
+        ax.legend(ncols=len(values), loc="lower center", bbox_to_anchor=(0.5, 1.0))
         return ax
 
 

@@ -14,6 +14,16 @@ from refimpl.modules import is_linear, parameters_once
 GROUPS = ("embeddings", "attention", "feed-forward", "norms", "head", "other")
 
 
+# layout -> the tensors that a sparse tensor consists of
+SPARSE = {
+    torch.sparse_coo: ("_indices", "_values"),
+    torch.sparse_csr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_bsr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
+    torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
+}
+
+
 @dataclass(frozen=True)
 class Parameters:
     """Numbers of parameters: ``total``, and ``groups``, which sum to it.
@@ -82,23 +92,27 @@ def bytes_in_memory(model: nn.Module) -> int:
         raise TypeError(f"model: got {type(model).__name__}; takes torch.nn.Module")
     held = [*model.parameters(), *model.buffers()]
     packed = [v for v in model.state_dict().values() if not isinstance(v, torch.Tensor)]
-    storages: dict[int, int] = {}
-    total = 0
-    for tensor in plain_tensors([held, packed]):
-        if tensor.layout != torch.strided:
-            total += tensor.element_size() * tensor._nnz()  # a sparse tensor has no one storage
-            continue
+    sizes = dict(map(place_and_bytes, plain_tensors([held, packed])))
+    return sum(sizes.values())
+
+
+def place_and_bytes(tensor: torch.Tensor) -> tuple[int, int]:
+    """What identifies the memory of a plain tensor (its storage, if it has one), and how many bytes that is."""
+    if tensor.layout == torch.strided:
         storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
-    return total + sum(storages.values())
+        return storage.data_ptr(), storage.nbytes()
+    return id(tensor), tensor.numel() * tensor.element_size()  # packed by oneDNN: opaque, but of this size
 
 
 def plain_tensors(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors inside a nest of containers and of tensor subclasses that wrap others."""
+    """The tensors inside a nest of containers, of tensor subclasses that wrap others, of sparse tensors."""
     if isinstance(value, torch.Tensor):
         if hasattr(value, "__tensor_flatten__"):
             for name in value.__tensor_flatten__()[0]:
                 yield from plain_tensors(getattr(value, name))
+        elif value.layout in SPARSE:
+            for part in SPARSE[value.layout]:
+                yield from plain_tensors(getattr(value, part)())
         else:
             yield value
     elif isinstance(value, Mapping):

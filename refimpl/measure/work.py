@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
-from refimpl.measure.sample import Sample, at_rest, call, check_sample, tensors_in
+from refimpl.measure.sample import Sample, at_rest, call, check_sample
+from refimpl.measure.sizes import place_and_bytes, plain_tensors
 
 aten = torch.ops.aten
 
@@ -148,12 +149,8 @@ class _WeightReads(TorchDispatchMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        held = [t for t in (*model.parameters(), *model.buffers()) if type(t) in (torch.Tensor, nn.Parameter)]
-        self.sizes = {
-            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
-            for t in held
-            if t.layout == torch.strided
-        }
+        held = [*model.parameters(), *model.buffers()]
+        self.sizes = dict(map(place_and_bytes, plain_tensors(held)))
         self.read: dict[int, int] = {}
         self.packed = 0
 
@@ -163,10 +160,8 @@ class _WeightReads(TorchDispatchMode):
             return result
         if func.namespace == "quantized" and isinstance(result, torch.Tensor):
             self.packed += args[0].shape[-1] * result.shape[-1]  # int8 weights inside an opaque object
-        for tensor in tensors_in([args, kwargs or {}]):
-            if type(tensor) not in (torch.Tensor, nn.Parameter) or tensor.layout != torch.strided:
-                continue
-            key = tensor.untyped_storage().data_ptr()
+        for tensor in plain_tensors([args, kwargs or {}]):
+            key, _ = place_and_bytes(tensor)
             if key in self.sizes:
                 part = result if func is aten.embedding.default else tensor
                 size = min(part.numel() * tensor.element_size(), self.sizes[key])

@@ -99,10 +99,38 @@ def test_bytes_in_memory_see_torchs_packed_weights(tiny_mlp):
     assert weights < measure.bytes_in_memory(packed) < 4 * weights  # int8, with fp32 biases, scales
 
 
-def test_bytes_in_memory_of_a_sparse_tensor():
+@pytest.mark.filterwarnings("ignore")
+def test_bytes_in_memory_of_sparse_tensors():
+    """Values and indices: [2, 8] int64 for COO, 9 row starts and 8 columns for CSR."""
     model = nn.Module()
     model.register_buffer("s", torch.eye(8).to_sparse())
-    assert measure.bytes_in_memory(model) == 8 * 4
+    assert measure.bytes_in_memory(model) == 8 * 4 + 16 * 8
+    rows, places = torch.arange(9), torch.arange(8)
+    model.s = torch.sparse_csr_tensor(rows, places, torch.ones(8), (8, 8))
+    assert measure.bytes_in_memory(model) == 8 * 4 + (9 + 8) * 8
+    model.s = torch.sparse_csc_tensor(rows.clone(), places.clone(), torch.ones(8), (8, 8))
+    assert measure.bytes_in_memory(model) == 8 * 4 + (9 + 8) * 8
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+def test_bytes_in_memory_of_weights_that_onednn_packed():
+    model = nn.Module()
+    model.register_buffer("w", torch.ones(4, 6).to_mkldnn())
+    assert measure.bytes_in_memory(model) == 96
+
+
+def test_bytes_in_memory_look_into_tensor_subclasses():
+    class Pair(torch.Tensor):
+        """Two tensors that pass for one, as libraries of quantization have them."""
+
+        def __tensor_flatten__(self):
+            return ["left", "right"], None
+
+    model = nn.Module()
+    pair = torch.Tensor._make_subclass(Pair, torch.zeros(3))
+    pair.left, pair.right = torch.zeros(5, dtype=torch.int8), torch.zeros(2)
+    model.register_buffer("p", pair)
+    assert measure.bytes_in_memory(model) == 5 + 8
 
 
 def test_disk_size_is_what_save_writes(tiny_bert, tiny_batch, tmp_path):
