@@ -16,15 +16,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
-PAGES = [
-    TOC["root"],
-    *(
-        page["file"]
-        for part in TOC["parts"]
-        for chapter in part["chapters"]
-        for page in [chapter, *chapter.get("sections", [])]
-    ),
-]
+PAGES = [TOC["root"], *(c["file"] for part in TOC["parts"] for c in part["chapters"])]
 CHAPTERS = [p for p in PAGES if (ROOT / f"{p}.ipynb").exists()]
 each_chapter = pytest.mark.parametrize("chapter", CHAPTERS)
 
