@@ -41,7 +41,8 @@ class Parameters:
 def parameters(model: nn.Module) -> Parameters:
     """Count the parameters of ``model``, each tied one once.
 
-    The groups go by the type of the module that owns a parameter and of those around it (a name of a class
+    Weights that a layer holds as integers or as a bitmask count as the numbers they stand for: quantization
+    makes bytes fewer, not parameters. The groups go by the type of the module that owns a parameter and of those around it (a name of a class
     with "Embedding", "Norm", "Attention"; linear layers inside a `ModuleList` of blocks), not by the model.
 
     Raises:
@@ -54,7 +55,24 @@ def parameters(model: nn.Module) -> Parameters:
     for name, parameter in model.named_parameters():
         owners = list(_chain(model, name.split(".")[:-1]))
         groups[_group(owners, has_blocks)] += parameter.numel()
-    return Parameters(total=parameters_once(model), groups=groups)
+    encoded = {name: _encoded(module) for name, module in model.named_modules()}
+    for name, number in encoded.items():
+        if number:
+            groups[_group(list(_chain(model, name.split(".") if name else [])), has_blocks)] += number
+    return Parameters(total=parameters_once(model) + sum(encoded.values()), groups=groups)
+
+
+def _encoded(module: nn.Module) -> int:
+    """The weights (and bias) of a linear layer that holds them as codes, not as parameters; otherwise 0.
+
+    Such a layer says ``in_features`` and ``out_features`` and has no parameter but its bias.
+    """
+    sizes = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    if not all(isinstance(n, int) for n in sizes) or any(n != "bias" for n, _ in module.named_parameters()):
+        return 0
+    bias = getattr(module, "bias", None)
+    packed = bias() if callable(bias) and not isinstance(bias, torch.Tensor) else None  # torch's own layers
+    return sizes[0] * sizes[1] + (packed.numel() if packed is not None else 0)  # type: ignore[operator]
 
 
 def _chain(model: nn.Module, path: list[str]) -> Iterator[nn.Module]:
@@ -75,7 +93,7 @@ def _group(owners: list[nn.Module], has_blocks: bool) -> str:
     if in_block or not has_blocks:
         if any("attention" in k for k in kinds):
             return "attention"
-        return "feed-forward" if is_linear(owners[-1]) else "other"
+        return "feed-forward" if is_linear(owners[-1]) or _encoded(owners[-1]) else "other"
     return "head"
 
 

@@ -60,6 +60,38 @@ def test_what_is_not_linear_in_a_block_is_other():
     assert (groups["other"], groups["feed-forward"]) == (14, 6)
 
 
+class Codes(nn.Module):
+    """A linear layer whose weight is no parameter, with or without a bias that is one."""
+
+    def __init__(self, inside, outside, bias):
+        super().__init__()
+        self.in_features, self.out_features = inside, outside
+        self.bias = nn.Parameter(torch.zeros(outside)) if bias else None
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_weights_held_as_codes_count_as_the_numbers_they_stand_for(bias):
+    model = nn.Module()
+    model.blocks = nn.ModuleList([Codes(3, 5, bias), nn.Linear(2, 2)])
+    counted = measure.parameters(model)
+    assert counted.total == 15 + 5 * bias + 6
+    assert counted.groups["feed-forward"] == counted.total
+    assert measure.parameters(Codes(3, 5, bias)).total == 15 + 5 * bias
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantization_does_not_change_the_number_of_parameters(tiny_mlp):
+    packed = torch.ao.quantization.quantize_dynamic(tiny_mlp, {nn.Linear})
+    assert measure.parameters(packed) == measure.parameters(tiny_mlp)
+
+
+def test_a_layer_of_two_factors_is_not_taken_for_one_of_codes():
+    model = nn.Module()
+    model.in_features, model.out_features = 10, 10
+    model.left, model.right = nn.Parameter(torch.ones(10, 2)), nn.Parameter(torch.ones(2, 10))
+    assert measure.parameters(model).total == 40
+
+
 @pytest.mark.parametrize(
     ("name", "head", "total"),
     [

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from refimpl import measure
+from refimpl.quantize import Int8Dynamic, Int8Weights, quantize_
 
 
 def transformer_macs(batch, length, d, f, layers):
@@ -91,6 +92,17 @@ def test_torchs_dynamically_quantized_layers_count_like_others(tiny_mlp):
     assert work.total == measure.macs(tiny_mlp, x).total == 4 * (16 * 32 + 32 * 8)
     assert work.by_format == {"int8": work.total}
     assert work.weight_bytes == 16 * 32 + 32 * 8
+
+
+@pytest.mark.parametrize("config", [Int8Weights(), Int8Dynamic()], ids=["weights", "dynamic"])
+def test_our_quantized_models_report_the_same_work(tiny_bert, tiny_batch, config):
+    """Whatever operator this CPU multiplies integers with."""
+    before = measure.macs(tiny_bert, tiny_batch), measure.parameters(tiny_bert)
+    quantize_(tiny_bert, config)
+    after = measure.macs(tiny_bert, tiny_batch), measure.parameters(tiny_bert)
+    assert after[0].total == before[0].total
+    assert after[1] == before[1]
+    assert after[0].weight_bytes < 0.5 * before[0].weight_bytes
 
 
 class Products(nn.Module):
