@@ -38,6 +38,7 @@ def run(path: Path) -> None:
     client = NotebookClient(
         notebook,
         timeout=900,
+        startup_timeout=180,
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
