@@ -59,15 +59,23 @@ def test_mse_equals_a_naive_search(symmetric, signed, bits):
     x = normal(3, 200, seed=bits) + 0.3
     low, high = mse_range(x, bits, symmetric, signed, steps=20)
     for row, found in zip(x, zip(low.tolist(), high.tolist(), strict=True), strict=True):
-        top = row.abs().max()
-        ends = (-top, top) if symmetric else (row.min(), row.max())
-        trials = []
-        for k in range(1, 21):
-            s, z = affine_qparams(k / 20 * ends[0], k / 20 * ends[1], bits, symmetric, signed)
-            error = dequantize(quantize(row, s, z, bits, signed, symmetric), s, z) - row
-            trials.append((error.square().mean().item(), k))
-        best = min(trials)[1] / 20
-        assert found == pytest.approx((best * ends[0].item(), best * ends[1].item()))
+
+        def error(a, b, row=row):
+            s, z = affine_qparams(a, b, bits, symmetric, signed)
+            return (
+                (dequantize(quantize(row, s, z, bits, signed, symmetric), s, z) - row).square().mean().item()
+            )
+
+        shares = [k / 20 for k in range(20, 0, -1)]
+        if symmetric:
+            top = row.abs().max().item()
+            a = min(shares, key=lambda f: error(-f * top, f * top)) * top
+            assert found == pytest.approx((-a, a))
+        else:
+            bottom, top = row.min().item(), row.max().item()
+            b = min(shares, key=lambda f: error(bottom, f * top)) * top
+            a = min(shares, key=lambda f: error(f * bottom, b)) * bottom
+            assert found == pytest.approx((a, b))
 
 
 def test_mse_clips_outliers_at_few_bits_and_nothing_at_many():
@@ -76,9 +84,16 @@ def test_mse_clips_outliers_at_few_bits_and_nothing_at_many():
     even = 2 * torch.rand(1, 10_000, generator=torch.Generator().manual_seed(0)) - 1
     assert mse_range(even, 8, symmetric=True)[1].item() > 0.98
     assert mse_range(torch.zeros(1, 3))[1].item() == 0
-    low, high = mse_range(x, 8)
-    assert (low / x.min()).item() * 100 == pytest.approx(round((low / x.min()).item() * 100), abs=1e-3)
-    assert (high / x.max()).item() == pytest.approx((low / x.min()).item())
+    low, high = mse_range(x, 8)  # a hundredth at a time
+    for share in (low / x.min(), high / x.max()):
+        assert share.item() * 100 == pytest.approx(round(share.item() * 100), abs=1e-3)
+
+
+def test_mse_keeps_the_short_side_of_one_sided_values():
+    x = torch.nn.functional.gelu(1.5 * normal(1, 20_000))
+    low, high = mse_range(x, 4)
+    assert low.item() < -0.1
+    assert high.item() < 0.9 * x.max().item()
 
 
 @pytest.mark.parametrize("range_of", [minmax_range, absmax_range, rms_range, percentile_range, mse_range])

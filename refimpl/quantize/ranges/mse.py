@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -17,15 +19,17 @@ __all__ = ["mse_range"]
 def mse_range(
     x: Tensor, bits: int = 8, symmetric: bool = False, signed: bool = True, steps: int = 100
 ) -> tuple[Tensor, Tensor]:
-    """argmin over α ∈ {1, (steps−1)/steps, …, 1/steps} of mean (x − x̂)² on the grid of [α low, α high].
+    """Shrink the ends of the range to where mean (x − x̂)² of each row is smallest.
 
-    low and high are those of `minmax_range`, or of `absmax_range` when ``symmetric``. Each row chooses its
-    own α; of equal errors the wider range wins. ``[..., n] -> [...], [...]``, in fp32 at least.
+    With α, β ∈ {1, (steps−1)/steps, …, 1/steps}: symmetric grids take ``[−α A, α A]`` of `absmax_range` with the
+    best α. Others take ``[α low, β high]`` of `minmax_range`, first the best β at α = 1, then the best α at that β:
+    one-sided values, such as those behind a GELU, need their short side whole. Of equal errors the wider range
+    wins. ``[..., n] -> [...], [...]``, in fp32 at least.
 
     Args:
         x: rows of values.
         bits, symmetric, signed: the grid that the values will be rounded to, as in `affine_qparams`.
-        steps: number of candidates, at least 1; each costs one pass over ``x``.
+        steps: number of candidates, at least 1; each costs one pass over ``x`` (two if not symmetric).
 
     Raises:
         TypeError, ValueError: not floating point, NaN or infinity, empty rows, ``bits`` or ``steps`` out of bounds.
@@ -33,16 +37,26 @@ def mse_range(
     check_int("steps", steps, 1)
     x = check_rows(x)
     low, high = absmax_range(x) if symmetric else minmax_range(x)
-    best_low, best_high = low, high
-    best = torch.full_like(low, torch.inf)
-    for step in range(steps, 0, -1):
-        alpha = step / steps
-        scale, zero_point = affine_qparams(alpha * low, alpha * high, bits, symmetric, signed)
+
+    def error(low: Tensor, high: Tensor) -> Tensor:
+        scale, zero_point = affine_qparams(low, high, bits, symmetric, signed)
         scale, zero_point = scale.unsqueeze(-1), zero_point.unsqueeze(-1)
         q = quantize(x, scale, zero_point, bits, signed, narrow=symmetric)
-        error = (dequantize(q, scale, zero_point) - x).square().mean(-1)
-        better = error < best
-        best = torch.where(better, error, best)
-        best_low = torch.where(better, alpha * low, best_low)
-        best_high = torch.where(better, alpha * high, best_high)
-    return best_low, best_high
+        return (dequantize(q, scale, zero_point) - x).square().mean(-1)
+
+    if symmetric:
+        alpha = _best(lambda a: error(a * low, a * high), low, steps)
+        return alpha * low, alpha * high
+    high = high * _best(lambda b: error(low, b * high), low, steps)
+    return low * _best(lambda a: error(a * low, high), low, steps), high
+
+
+def _best(error: Callable[[float], Tensor], like: Tensor, steps: int) -> Tensor:
+    """For each row the fraction with the smallest error, from 1 down to 1/steps."""
+    chosen, least = torch.ones_like(like), torch.full_like(like, torch.inf)
+    for step in range(steps, 0, -1):
+        found = error(step / steps)
+        better = found < least
+        least = torch.where(better, found, least)
+        chosen = torch.where(better, step / steps, chosen)
+    return chosen
