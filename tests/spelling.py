@@ -18,7 +18,7 @@ def main() -> int:
             cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
             text = "\n\n".join("".join(c["source"]) for c in cells)
             (Path(folder) / f"{path.stem}.txt").write_text(text, encoding="utf-8")
-        ignore = "fpr,nd,te,ans,lik,hist,mis,ser,wit"
+        ignore = "fpr,nd,te,ans,lik,hist,mis,ser,wit,coo"
         return subprocess.run(
             [sys.executable, "-m", "codespell_lib", "-L", ignore, folder], check=False
         ).returncode
