@@ -264,3 +264,13 @@ def test_minilm_keeps_its_embeddings(minilm):
     assert cosines[Int8Dynamic()] > 0.995
     assert cosines[Int8Weights("tensor")] < cosines[Int8Weights()] - 0.005
     assert cosines[Int8Dynamic(True)] < cosines[Int8Dynamic()]
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_compiles_to_one_graph_with_the_same_integers(symmetric):
+    """Traced without a C++ compiler; ``fullgraph`` raises on any break."""
+    model = quantize_(nn.Sequential(nn.Linear(24, 16), nn.GELU(), nn.Linear(16, 8)), Int8Dynamic(symmetric))
+    x = normal(2, 5, 24)
+    traced = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.inference_mode():
+        assert torch.allclose(traced(x), model(x), atol=1e-4)
