@@ -10,7 +10,7 @@ from refimpl.checks import check_choice, check_tensor
 __all__ = ["int8_linear", "integer_path", "quantize_rows"]
 
 PATHS = ("onednn", "int_mm", "float")
-CHUNK = 512  # rows at once on a CPU: the temporaries of a chunk stay in its cache
+CHUNK = 3 * 2**18  # numbers at once on a CPU, 3 MB: the temporaries of a chunk stay in its cache
 EXACT = 1024  # products of bytes that an fp32 sum holds exactly: 1024 · 128 · 127 < 2^24
 
 
@@ -72,6 +72,7 @@ def quantize_rows(x: Tensor, symmetric: bool = False) -> tuple[Tensor, Tensor, T
     return q.to(torch.int8), scale, zero_point
 
 
+@torch.no_grad()
 def int8_linear(
     x: Tensor,
     weight: Tensor,
@@ -114,30 +115,37 @@ def int8_linear(
     if bias is not None:
         bias = bias.float()
     if path != "onednn" or torch.compiler.is_compiling():
-        return _rows(x, weight, scale, bias, symmetric, column_sum, packed, path).to(x.dtype)
+        q, row_scale, zero_point = quantize_rows(x, symmetric)
+        y = _product(q, weight, scale, packed, path)  # (rows, out): s_o Σ q q_w
+        return _finish(y, row_scale, zero_point, column_sum, bias).to(x.dtype)
     packed = pack(weight) if packed is None else packed
     out = x.new_empty(x.shape[0], weight.shape[0])
-    for start in range(0, x.shape[0], CHUNK):
-        rows = slice(start, start + CHUNK)
-        out[rows] = _rows(x[rows], weight, scale, bias, symmetric, column_sum, packed, path)
+    direct = out.dtype == torch.float32  # then the last pass writes to its place
+    chunk = max(CHUNK // max(weight.shape), 1)
+    for start in range(0, x.shape[0], chunk):
+        rows = slice(start, start + chunk)
+        q, row_scale, zero_point = quantize_rows(x[rows], symmetric)
+        y = _product(q, weight, scale, packed, path)
+        finished = _finish(y, row_scale, zero_point, column_sum, bias, out[rows] if direct else y)
+        if not direct:
+            out[rows] = finished
     return out
 
 
-def _rows(
-    x: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
-    symmetric: bool,
+def _finish(
+    y: Tensor,
+    row_scale: Tensor,
+    zero_point: Tensor | None,
     column_sum: Tensor | None,
-    packed: Tensor | None,
-    path: str,
+    bias: Tensor | None,
+    out: Tensor | None = None,
 ) -> Tensor:
-    q, row_scale, zero_point = quantize_rows(x, symmetric)
-    y = _product(q, weight, scale, packed, path)  # (rows, out): s_o Σ q q_w
+    """row_scale · (y − zero_point · column_sum) + bias, in ``out``; with ``out``, ``y`` is used up."""
     if zero_point is not None and column_sum is not None:
-        y = torch.addcmul(y, zero_point, column_sum, value=-1)
-    return y * row_scale if bias is None else torch.addcmul(bias, y, row_scale)
+        y = torch.addcmul(y, zero_point, column_sum, value=-1, out=None if out is None else y)
+    if bias is None:
+        return torch.mul(y, row_scale, out=out)
+    return torch.addcmul(bias, y, row_scale, out=out)
 
 
 def _product(q: Tensor, weight: Tensor, scale: Tensor, packed: Tensor | None, path: str) -> Tensor:

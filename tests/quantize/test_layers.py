@@ -78,7 +78,7 @@ def test_product_equals_integers_by_hand(symmetric, path):
 
 def test_paths_agree_over_chunks_and_where_fp32_sums_would_round():
     """2,100 products of up to 127² exceed 2^24: the plain path must add them in pieces."""
-    x = torch.full((product.CHUNK + 3, 2100), 1.0)
+    x = torch.full((2 * (product.CHUNK // 2100) + 3, 2100), 1.0)  # three chunks
     x[::2] = normal(x[::2].shape[0], 2100).abs()
     weight = torch.full((5, 2100), 127, dtype=torch.int8)
     weight[1] = torch.randint(-127, 128, (2100,), generator=torch.Generator().manual_seed(0))
