@@ -10,7 +10,7 @@ from refimpl.checks import check_choice, check_tensor
 __all__ = ["int8_linear", "integer_path", "quantize_rows"]
 
 PATHS = ("onednn", "int_mm", "float")
-CHUNK = 3 * 2**18  # numbers at once on a CPU, 3 MB: the temporaries of a chunk stay in its cache
+CHUNK = 3 * 2**17  # numbers at once on a CPU, 1.5 MB: the temporaries of a chunk stay in its cache
 EXACT = 1024  # products of bytes that an fp32 sum holds exactly: 1024 · 128 · 127 < 2^24
 
 
