@@ -30,10 +30,14 @@ def integer_path(device: torch.device | str = "cpu") -> str:
     kind = torch.device(device).type
     if kind == "cuda" and hasattr(torch, "_int_mm"):
         return "int_mm"
+    return "onednn" if kind == "cpu" and _onednn() else "float"
+
+
+@torch.compiler.assume_constant_result
+def _onednn() -> bool:
+    """Whether this processor has VNNI and this torch the product that uses it."""
     vnni = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    if kind == "cpu" and vnni() and hasattr(torch.ops.onednn, "qlinear_prepack"):
-        return "onednn"
-    return "float"
+    return bool(vnni()) and hasattr(torch.ops.onednn, "qlinear_prepack")
 
 
 def pack(weight: Tensor) -> Tensor:
