@@ -20,6 +20,7 @@ from torch import nn
 
 import refimpl
 from refimpl import (
+    blocks,
     calibration,
     checkpoint,
     checks,
@@ -228,6 +229,14 @@ GROUND: list[Row] = [
 ]
 
 student, teacher, labels = torch.ones(2, 3), torch.zeros(2, 3), torch.tensor([0, 1])
+
+GROUND += [
+    ("blocks.Layout", lambda: blocks.Layout("up", "down"), TypeError, "inner: got str"),
+    ("blocks.Layout", lambda: blocks.Layout((), "down"), TypeError, "inner: got tuple"),
+    ("blocks.find_blocks", lambda: blocks.find_blocks(nn.Linear(2, 2)), ValueError, "model: got Linear"),
+    ("blocks.find_stack", lambda: blocks.find_stack(nn.Linear(2, 2)), ValueError, "model: got Linear"),
+    ("blocks.find_stack", lambda: blocks.find_stack(1), TypeError, "model: got int"),
+]
 
 DISTILL: list[Row] = [  # the long list is in tests/distill/test_losses.py
     (
@@ -921,6 +930,7 @@ ROWS = [*GROUND, *DISTILL, *PRUNE, *QUANTIZE, *LOWRANK, *RETRIEVE, *DATA_AND_MOD
 
 # Takes anything of its type, or is a record that other functions fill in.
 NO_BAD_INPUT = {
+    "blocks.Block",
     "quantize.PerTensor",
     "quantize.QuantizedTensor",
     "calibration.LayerStats",

@@ -1,6 +1,6 @@
 """Pruning: what is removed, how the rest is stored, and what really becomes smaller and faster."""
 
-from refimpl.prune.blocks import ATTENTION, FEED_FORWARD, Block, Layout, find_blocks
+from refimpl.blocks import ATTENTION, FEED_FORWARD, Block, Layout, find_blocks
 from refimpl.prune.depth import Layers
 from refimpl.prune.magnitude import Magnitude, magnitude_masks, magnitude_scores
 from refimpl.prune.masks import apply_mask, mask_from_scores, mask_n_of_m, removed_count

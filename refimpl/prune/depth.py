@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from refimpl.blocks import find_stack
 from refimpl.checks import check_int
 from refimpl.modules import get, record_step_
-from refimpl.prune.blocks import ATTENTION, FEED_FORWARD, find_blocks
 
 __all__ = ["Layers"]
 
@@ -53,7 +53,7 @@ class Layers:
         """See `refimpl.prune.prune_`; ``layers`` and ``exclude`` are not taken."""
         if layers is not None or exclude is not None:
             raise ValueError(f"layers, exclude: got {layers!r}, {exclude!r}; Layers takes neither, but keep")
-        name, stack = _stack(model)
+        name, stack = find_stack(model)
         check_int("keep", self.keep[-1], 0, len(stack) - 1)
         parent, _, attribute = name.rpartition(".")
         shorter = nn.ModuleList(stack[i] for i in self.keep)
@@ -72,20 +72,3 @@ class Layers:
         if hasattr(getattr(model, "config", None), "num_hidden_layers"):
             step["config_changes"] = {"num_hidden_layers": len(shorter)}
         return record_step_(model, step)
-
-
-def _stack(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    blocks = list(find_blocks(model, (*FEED_FORWARD, *ATTENTION)))
-    found = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module) > 0
-        and all(any(b.startswith(f"{name}.{key}.") for b in blocks) for key, _ in module.named_children())
-    ]
-    if len(found) != 1:
-        raise ValueError(
-            f"model: got {type(model).__name__} with {len(found)} stacks of layers {[n for n, _ in found]}; "
-            "takes a model with one"
-        )
-    return found[0]

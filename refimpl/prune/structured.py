@@ -9,18 +9,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
+from refimpl.blocks import ATTENTION, FEED_FORWARD, Block, Layout, find_blocks
 from refimpl.calibration import LayerStats
 from refimpl.checks import check_choice, check_int, check_number
 from refimpl.modules import get, record_step_, weight_of
-from refimpl.prune.blocks import (
-    ATTENTION,
-    FEED_FORWARD,
-    Block,
-    Layout,
-    check_block,
-    find_blocks,
-    keep_groups_,
-)
+from refimpl.prune.blocks import check_block, keep_groups_
 from refimpl.prune.masks import keep_highest, removed_count
 from refimpl.prune.scores import output_scores, weight_scores
 

@@ -284,35 +284,6 @@ def test_ones_own_layout():
     torch.testing.assert_close(models.run(model), expected)
 
 
-def test_what_looks_like_a_block_but_has_other_sizes_is_none():
-    class Odd(nn.Module):
-        def __init__(self, rows, columns, heads):
-            super().__init__()
-            self.c_attn, self.c_proj = nn.Linear(8, rows), nn.Linear(columns, 8)
-            self.num_heads, self.split_size = heads, columns
-
-    assert find_blocks(Odd(24, 8, 2), ATTENTION)["c_proj"].width == 4
-    for rows, columns, heads in [(16, 8, 2), (24, 8, 3), (24, 8, 0), (24, 8, 2.0), (24, 8, True)]:
-        with pytest.raises(ValueError, match="none of 3 layouts"):
-            find_blocks(Odd(rows, columns, heads), ATTENTION)
-    odd = Odd(24, 8, 2)
-    odd.split_size = 7
-    with pytest.raises(ValueError, match="none of 3 layouts"):
-        find_blocks(odd, ATTENTION)
-    odd = Odd(24, 8, 2)
-    odd.c_proj = nn.LayerNorm(8)
-    with pytest.raises(ValueError, match="none of 3 layouts"):
-        find_blocks(odd, ATTENTION)
-
-
-def test_a_block_that_shares_a_weight_is_left_alone():
-    model = make("bert")
-    model.encoder.layer[1].intermediate.dense.weight = model.encoder.layer[0].intermediate.dense.weight
-    with pytest.raises(ValueError, match="none of 5 layouts"):
-        find_blocks(model)
-    assert len(find_blocks(model, ATTENTION)) == 2
-
-
 def test_dtype_mode_and_frozen_weights_stay():
     model = make("bert").bfloat16().train()
     model.encoder.layer[0].output.dense.requires_grad_(False)
