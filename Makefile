@@ -37,9 +37,15 @@ check: $(STAMP)
 	$(BIN)/codespell README.md CONTRIBUTING.md book refimpl tests
 	$(BIN)/python -m tests.spelling
 
+# The libraries that refimpl is timed against get an environment of their own on top of .venv: transformers imports
+# some of them where it finds them, and notebooks would print what they print.
+BENCH := $(VENV)/bench
 bench: $(STAMP)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
-	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench
+	$(BIN)/python -m venv --without-pip $(BENCH)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		"$$($(BENCH)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth"
+	$(BENCH)/bin/python -m pip install -q -c constraints.txt -e '.[bench]'
+	OMP_NUM_THREADS=2 $(BENCH)/bin/python -m tests.bench
 
 mutation: $(STAMP)
 	$(BIN)/python -m tests.mutation

@@ -26,6 +26,7 @@ from refimpl import (
     checks,
     data,
     distill,
+    files,
     lowrank,
     measure,
     modules,
@@ -53,6 +54,9 @@ def record(**arguments: Any) -> None:
 
 
 GROUND: list[Row] = [
+    ("files.replace_file", lambda: files.replace_file(f"{HERE}/new", "text"), TypeError, "payload: got str"),
+    ("files.replace_file", lambda: files.replace_file(f"{HERE}/no/new", b""), FileNotFoundError, "no"),
+    ("files.sync_folder", lambda: files.sync_folder(f"{HERE}/no"), FileNotFoundError, "no"),
     ("checks.check_tensor", lambda: checks.check_tensor("x", [1]), TypeError, "x: got list"),
     (
         "checks.check_tensor",
@@ -751,6 +755,7 @@ RETRIEVE: list[Row] = [  # the long lists are in tests/retrieve/
         ValueError,
         "mode: got 'max'",
     ),
+    ("retrieve.encode", lambda: retrieve.encode(bert, None, ["a"]), TypeError, "tokenizer: got NoneType"),
     ("retrieve.encode", lambda: retrieve.encode(bert, None, "text"), TypeError, "texts: got one str"),
     (
         "retrieve.encode",

@@ -20,6 +20,7 @@ from refimpl import modules
 from refimpl.checkpoint import rebuild
 from refimpl.checkpoint.rebuild import CheckpointError
 from refimpl.checks import check_module
+from refimpl.files import replace_file, sync_folder
 
 SPEC = "refimpl.json"
 FORMAT = 1
@@ -70,8 +71,10 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> Size:
     except TypeError as error:
         raise CheckpointError(f"model: got a step or configuration that is not JSON ({error})") from error
     target.mkdir(parents=True, exist_ok=True)
-    _write(target / spec["weights"]["file"], payload)
-    _write(target / SPEC, text)
+    replace_file(target / spec["weights"]["file"], payload)
+    sync_folder(target)  # the spec must not reach the disk before the weights that it names
+    replace_file(target / SPEC, text)
+    sync_folder(target)
     for stale in target.glob("weights-*.safetensors"):
         if stale.name != spec["weights"]["file"]:
             stale.unlink()
@@ -164,17 +167,3 @@ def _read_weights(folder: Path, entry: dict[str, Any]) -> dict[str, torch.Tensor
 def _spec_digest(spec: dict[str, Any]) -> str:
     content = {key: value for key, value in spec.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _write(path: Path, payload: bytes) -> None:
-    """Write to a temporary file beside ``path``, bring it to the disk, put it in place in one step."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

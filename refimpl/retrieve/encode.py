@@ -92,6 +92,13 @@ def encode(
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"texts: got {type(text).__name__} at index {i}; takes strings")
+    if not callable(tokenizer):
+        raise TypeError(f"tokenizer: got {type(tokenizer).__name__}; takes a tokenizer of transformers")
+    special = getattr(tokenizer, "num_special_tokens_to_add", lambda: 0)()
+    if max_length <= special:
+        raise ValueError(
+            f"max_length: got {max_length}; takes more than the {special} special tokens that surround every text"
+        )
     # a head (masked-lm, causal-lm, ...) gives logits; the vectors are what its body puts out
     body = model.base_model if isinstance(model, PreTrainedModel) else model
     ids = _tokenize(tokenizer, texts, max_length)

@@ -14,13 +14,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from refimpl.files import replace_file, sync_folder
 from refimpl.retrieve.store import StoreError
 
 MANIFEST = "manifest.json"
@@ -104,9 +103,9 @@ def write(
         files["index"] = _write_file(folder, "index-{}.faiss", index)
     manifest: dict[str, Any] = {"format": FORMAT, **fields, "dtype": "<f4", "files": files}
     manifest["sha256"] = _digest(manifest)
-    _sync_folder(folder)
-    _replace(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    _sync_folder(folder)
+    sync_folder(folder)
+    replace_file(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    sync_folder(folder)
     kept = {entry["name"] for entry in files.values()}
     for pattern in STALE:
         for old in folder.glob(pattern):
@@ -125,32 +124,8 @@ def _read_file(folder: Path, entry: dict[str, Any]) -> bytes:
 def _write_file(folder: Path, name: str, payload: bytes) -> dict[str, Any]:
     digest = hashlib.sha256(payload).hexdigest()
     name = name.format(digest[:16])
-    _replace(folder / name, payload)
+    replace_file(folder / name, payload)
     return {"name": name, "bytes": len(payload), "sha256": digest}
-
-
-def _replace(path: Path, payload: bytes) -> None:
-    """Write a temporary file beside ``path``, bring it to the disk, put it in place in one step."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring the folder's entries to the disk, where the system can (Windows cannot open a folder)."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _digest(manifest: dict[str, Any]) -> str:

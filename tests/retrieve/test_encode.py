@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refimpl import models
 from refimpl.retrieve import encode, fingerprint, pool
 from tests.conftest import VOCABULARY
 
@@ -250,3 +251,30 @@ def test_encode_equals_sentence_transformers(minilm):
     ]
     expected = torch.from_numpy(theirs.encode(texts, normalize_embeddings=True))
     torch.testing.assert_close(encode(model, tokenizer, texts), expected, atol=1e-5, rtol=0)
+
+
+def test_a_length_that_leaves_no_room_for_the_text_raises():
+    """[CLS] and [SEP] alone would give every text the same vector."""
+    model, tokenizer = models.load_minilm()
+    with pytest.raises(ValueError, match="max_length: got 2; takes more than the 2 special tokens"):
+        encode(model, tokenizer, ["a text"], max_length=2)
+    one = encode(model, tokenizer, ["cat", "dog"], max_length=3)
+    assert not torch.allclose(one[0], one[1])
+
+
+def test_one_text_a_batch_and_one_token_a_text(tiny_bert):
+    got = encode(tiny_bert, WordTokenizer(), ["ab", "c"], batch_size=1, max_length=1)
+    torch.testing.assert_close(got, encode(tiny_bert, WordTokenizer(), ["a", "c"]))
+
+
+def test_fingerprint_of_one_token(tiny_bert):
+    class Words:
+        def get_vocab(self):
+            return {}
+
+    assert fingerprint(tiny_bert, Words(), max_length=1) != fingerprint(tiny_bert, Words(), max_length=2)
+
+
+def test_pool_takes_floating_point():
+    with pytest.raises(TypeError, match="hidden: got dtype"):
+        pool(HIDDEN.int(), torch.ones(2, 3))
