@@ -242,7 +242,16 @@ GROUND += [
     ("blocks.find_stack", lambda: blocks.find_stack(1), TypeError, "model: got int"),
 ]
 
-DISTILL: list[Row] = [  # the long list is in tests/distill/test_losses.py
+DISTILL: list[Row] = [  # the long lists are in tests/distill
+    ("distill.make_student", lambda: distill.make_student(linear), TypeError, "teacher: got Linear"),
+    (
+        "distill.make_student",
+        lambda: distill.make_student(models.make("bert"), [2]),
+        ValueError,
+        "layers: got 2; takes an integer from 0 to 1",
+    ),
+    ("distill.distilbert_from", lambda: distill.distilbert_from(linear), TypeError, "teacher: got Linear"),
+    ("distill.choose_layers", lambda: distill.choose_layers(12, "middle"), ValueError, "how: got 'middle'"),
     (
         "distill.kd_loss",
         lambda: distill.kd_loss(student, torch.ones(2, 4)),
@@ -936,6 +945,8 @@ ROWS = [*GROUND, *DISTILL, *PRUNE, *QUANTIZE, *LOWRANK, *RETRIEVE, *DATA_AND_MOD
 # Takes anything of its type, or is a record that other functions fill in.
 NO_BAD_INPUT = {
     "blocks.Block",
+    "distill.Origin",
+    "distill.StudentRecord",
     "quantize.PerTensor",
     "quantize.QuantizedTensor",
     "calibration.LayerStats",
