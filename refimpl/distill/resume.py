@@ -1,0 +1,82 @@
+"""Checkpoints of a distillation: which one is whole, and the training-only modules beside the student."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import safetensors.torch
+from torch import nn
+
+NAME = "training_only"  # the student's attribute while it trains, and the file in a checkpoint
+
+
+@contextmanager
+def attached(student: nn.Module, modules: nn.ModuleList) -> Iterator[None]:
+    """Make the modules part of the student, so that its optimizer, clipping and DDP have them too."""
+    if len(modules):
+        student.add_module(NAME, modules)
+    try:
+        yield
+    finally:
+        student._modules.pop(NAME, None)
+
+
+@contextmanager
+def detached(student: nn.Module, modules: nn.ModuleList) -> Iterator[None]:
+    """The student alone, while it is saved or loaded."""
+    had = student._modules.pop(NAME, None)
+    try:
+        yield
+    finally:
+        if had is not None:
+            student.add_module(NAME, modules)
+
+
+def save_modules(modules: nn.ModuleList, folder: str) -> None:
+    """Write the training-only modules to a checkpoint, if there are any."""
+    if len(modules):
+        safetensors.torch.save_file(modules.state_dict(), Path(folder) / f"{NAME}.safetensors")
+
+
+def load_modules(modules: nn.ModuleList, folder: str) -> None:
+    """Read them back.
+
+    Raises:
+        ValueError: the checkpoint has none.
+    """
+    if not len(modules):
+        return
+    path = Path(folder) / f"{NAME}.safetensors"
+    if not path.is_file():
+        raise ValueError(
+            f"resume_from_checkpoint: got a folder without {path.name}; takes one of these losses"
+        )
+    modules.load_state_dict(safetensors.torch.load_file(path))
+
+
+def last_complete(folder: str, processes: int = 1) -> str:
+    """The last checkpoint that was written to its end.
+
+    The Trainer writes ``trainer_state.json`` last; a process that is killed before leaves a folder without it
+    (or with half of it), from which it would resume with a fresh optimizer. Of several processes each writes its random state, in no order.
+
+    Raises:
+        ValueError: no checkpoint is complete.
+    """
+    found = sorted(Path(folder).glob("checkpoint-*"), key=lambda p: -_step(p))
+    for checkpoint in found:
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_bytes())
+        except (OSError, ValueError):
+            continue
+        if processes == 1 or all((checkpoint / f"rng_state_{i}.pth").is_file() for i in range(processes)):
+            return str(checkpoint)
+    raise ValueError(f"resume_from_checkpoint: got no complete checkpoint among {len(found)} in output_dir")
+
+
+def _step(checkpoint: Path) -> int:
+    number = checkpoint.name.removeprefix("checkpoint-")
+    return int(number) if number.isdigit() else -1
