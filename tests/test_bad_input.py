@@ -284,6 +284,41 @@ DISTILL: list[Row] = [  # the long lists are in tests/distill
         ValueError,
         "labels: got a label outside 0 to 2",
     ),
+    ("distill.Term", lambda: distill.Term("kl"), TypeError, "loss: got str"),
+    ("distill.Term", lambda: distill.Term(print, over="words"), ValueError, "over: got 'words'"),
+    ("distill.Term", lambda: distill.Term(print, reduction="max"), ValueError, "reduction: got 'max'"),
+    ("distill.Term", lambda: distill.Term(print, needs=("scores",)), ValueError, "needs: got 'scores'"),
+    ("distill.Term", lambda: distill.Term(print, modules=[linear]), TypeError, "modules: got list"),
+    ("distill.soft_term", lambda: distill.soft_term(0), ValueError, "temperature: got 0"),
+    ("distill.soft_term", lambda: distill.soft_term(2, "back"), ValueError, "direction: got 'back'"),
+    ("distill.soft_term", lambda: distill.soft_term(2, over="all"), ValueError, "over: got 'all'"),
+    *(
+        ("distill.DistillationTrainer", call, exception, message)
+        for call, exception, message in [
+            (lambda: distill.DistillationTrainer("bert", linear), TypeError, "model: got str"),
+            (lambda: distill.DistillationTrainer(linear, "bert"), TypeError, "teacher: got str"),
+            (lambda: distill.DistillationTrainer(linear), ValueError, "teacher: got None"),
+            (lambda: distill.DistillationTrainer(linear, linear), ValueError, "teacher: got parameters"),
+            (lambda: distill.DistillationTrainer(linear, linear, alpha=1.5), ValueError, "alpha: got 1.5"),
+            (lambda: distill.DistillationTrainer(linear, linear, temperature=0), ValueError, "temperature"),
+            (
+                lambda: distill.DistillationTrainer(linear, linear, losses=[], alpha=0.5),
+                ValueError,
+                "alpha, temperature: got them",
+            ),
+            (lambda: distill.DistillationTrainer(linear, linear, losses=[]), ValueError, "losses: got"),
+            (
+                lambda: distill.DistillationTrainer(linear, linear, losses=[(-1, distill.hard_term())]),
+                ValueError,
+                "weight: got -1",
+            ),
+            (
+                lambda: distill.DistillationTrainer(linear, nn.Linear(3, 2), compute_loss_func=print),
+                ValueError,
+                "compute_loss_func: got a function",
+            ),
+        ]
+    ),
 ]
 
 bert = models.make("bert")  # every row on it is refused, so it never changes
@@ -957,6 +992,7 @@ NO_BAD_INPUT = {
     "data.Example",
     "data.Pair",
     "data.topics",  # takes nothing
+    "distill.hard_term",  # takes nothing
     "lowrank.Factors",
     "measure.Macs",
     "measure.Parameters",
