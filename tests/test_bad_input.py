@@ -292,6 +292,12 @@ DISTILL: list[Row] = [  # the long lists are in tests/distill
     ("distill.soft_term", lambda: distill.soft_term(0), ValueError, "temperature: got 0"),
     ("distill.soft_term", lambda: distill.soft_term(2, "back"), ValueError, "direction: got 'back'"),
     ("distill.soft_term", lambda: distill.soft_term(2, over="all"), ValueError, "over: got 'all'"),
+    ("distill.hidden_term", lambda: distill.hidden_term([1, 2]), TypeError, "layer_map: got"),
+    ("distill.hidden_term", lambda: distill.hidden_term({1: 2.0}), TypeError, "layer_map: got 2.0"),
+    ("distill.hidden_term", lambda: distill.hidden_term({1: 2}, print), TypeError, "modules: got"),
+    ("distill.attention_term", lambda: distill.attention_term({}), TypeError, "layer_map: got {}"),
+    ("distill.attention_term", lambda: distill.attention_term({-1: 0}), ValueError, "layer_map: got -1"),
+    ("distill.attention_term", lambda: distill.attention_term({0: 0}, "cos"), ValueError, "kind: got 'cos'"),
     *(
         ("distill.DistillationTrainer", call, exception, message)
         for call, exception, message in [
@@ -992,6 +998,7 @@ NO_BAD_INPUT = {
     "data.Example",
     "data.Pair",
     "data.topics",  # takes nothing
+    "distill.cosine_term",  # takes nothing
     "distill.hard_term",  # takes nothing
     "lowrank.Factors",
     "measure.Macs",

@@ -1,5 +1,6 @@
 """Distillation: a small student learns from a larger teacher's outputs."""
 
+from refimpl.distill.feature_terms import attention_term, cosine_term, hidden_term
 from refimpl.distill.features import (
     Captured,
     Projections,
@@ -28,13 +29,16 @@ __all__ = [
     "StudentRecord",
     "Term",
     "attention_loss",
+    "attention_term",
     "capture",
     "choose_layers",
     "cosine_loss",
+    "cosine_term",
     "distilbert_from",
     "distillation_loss",
     "hard_term",
     "hidden_loss",
+    "hidden_term",
     "jsd_loss",
     "kd_loss",
     "make_student",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from torch import nn
@@ -55,6 +56,30 @@ def load_modules(modules: nn.ModuleList, folder: str) -> None:
             f"resume_from_checkpoint: got a folder without {path.name}; takes one of these losses"
         )
     modules.load_state_dict(safetensors.torch.load_file(path))
+
+
+def save_schedules(schedules: list[Any], folder: str) -> None:
+    """Write the state of the schedules that have one, e.g. `Feedback`."""
+    states = [s.state_dict() for s in schedules if hasattr(s, "state_dict")]
+    if states:
+        (Path(folder) / "schedules.json").write_text(json.dumps(states))
+
+
+def load_schedules(schedules: list[Any], folder: str) -> None:
+    """Read it back.
+
+    Raises:
+        ValueError: the checkpoint has the states of other schedules.
+    """
+    stateful = [s for s in schedules if hasattr(s, "state_dict")]
+    path = Path(folder) / "schedules.json"
+    states = json.loads(path.read_text()) if path.is_file() else []
+    if len(states) != len(stateful):
+        raise ValueError(
+            f"resume_from_checkpoint: got the states of {len(states)} schedules; takes {len(stateful)}"
+        )
+    for schedule, state in zip(stateful, states, strict=True):
+        schedule.load_state_dict(state)
 
 
 def last_complete(folder: str, processes: int = 1) -> str:

@@ -21,6 +21,7 @@ __all__ = ["Schedule", "Term", "hard_term", "soft_term"]
 
 Schedule = float | Callable[[float], float]  # a constant, or a function of progress in [0, 1]
 POSITIONS = ("labels", "tokens", "examples")
+NEEDS = ("hidden_states", "attention_scores", "queries_keys_values")
 IGNORED = -100  # the label of a position that does not count, in all of transformers
 
 
@@ -32,11 +33,13 @@ class Term:
         loss: gets the two models' outputs (objects of transformers with ``logits``, ...; the teacher's are
             detached, or None where no teacher is needed) and the batch as a dictionary. In it,
             ``inputs["labels"]`` are aligned with the logits, shifted by one for a causal model (the last
-            position then has -100), and ``inputs["progress"]`` is the progress of training in [0, 1].
+            position then has -100), ``inputs["causal"]`` says whether they were, and ``inputs["progress"]`` is
+            the progress of training in [0, 1].
         over: the positions that it reduces over: ``"labels"`` (where the label is not -100), ``"tokens"``
             (where ``attention_mask`` is 1; every position without one) or ``"examples"``.
         reduction: ``"mean"`` or ``"sum"`` over those positions. A mean is not asked for a batch without any.
-        needs: outputs that both models are asked for: ``"hidden_states"``, ``"attentions"``.
+        needs: what both models are asked for: ``"hidden_states"`` come with the outputs;
+            ``"attention_scores"`` and ``"queries_keys_values"`` as ``outputs.captured``, see `capture`.
         modules: training-only modules that ``loss`` uses, e.g. projections: trained with the student, kept
             in the Trainer's checkpoints, never part of the student.
         teacher: False if ``loss`` makes no use of the teacher.
@@ -64,7 +67,7 @@ class Term:
         check_choice("over", self.over, POSITIONS)
         check_choice("reduction", self.reduction, ("mean", "sum"))
         for need in self.needs:
-            check_choice("needs", need, ("hidden_states", "attentions"))
+            check_choice("needs", need, NEEDS)
         modules = self.modules
         if modules is None and isinstance(self.loss, nn.Module):
             modules = self.loss

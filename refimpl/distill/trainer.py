@@ -12,6 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from refimpl.checks import check_number
 from refimpl.distill import composition, evaluation, resume
+from refimpl.distill.features import capture
 from refimpl.distill.terms import Schedule, Term, align_labels, at, counts, mask_of
 from refimpl.measure.sample import at_rest
 
@@ -43,7 +44,8 @@ class DistillationTrainer(Trainer):
     ... Padding examples that several processes add to the last batch are left out of these.
 
     Checkpoints: ``train(resume_from_checkpoint=True)`` takes the last *complete* one; killed at any moment and
-    resumed, training ends with the weights it would have had, bit for bit on the same machine.
+    resumed, training ends with the weights it would have had, bit for bit on the same machine. The state of
+    a schedule that has one (``state_dict``, as `Feedback`, which a callback updates) is kept in them.
 
     Scaling out is the Trainer's own affair::
 
@@ -163,12 +165,18 @@ class DistillationTrainer(Trainer):
 
     def _sum(self, term: Term, student: Any, teacher: Any, batch: dict[str, Any], here: Any) -> Tensor:
         """A term's sum over the positions of one batch."""
-        inputs = {**batch, "progress": self.progress}
+        inputs = {**batch, "causal": self.causal, "progress": self.progress}
         if term.reduction == "sum":
             return term.loss(student, teacher, inputs)
         if not bool(here[term.over] > 0):
             return torch.zeros((), device=self.args.device)
         return term.loss(student, teacher, inputs) * here[term.over]
+
+    @property
+    def schedules(self) -> list[Any]:
+        """Weights and temperatures that follow a schedule, in the order of the terms."""
+        found = [s for weight, term in self.terms for s in (weight, *term.schedules.values())]
+        return [s for s in found if callable(s)]
 
     @property
     def progress(self) -> float:
@@ -179,15 +187,16 @@ class DistillationTrainer(Trainer):
     def _outputs(self, model: nn.Module, batch: dict[str, Any], evaluate: bool = False) -> tuple[Any, Any]:
         """Run the student, then the teacher if a term of weight > 0 asks for it (always to evaluate)."""
         terms = [term for _, term in self._weighted()]
-        wanted = {f"output_{need}": True for term in terms for need in term.needs}
-        student = model(**{k: v for k, v in batch.items() if k in self._student_takes}, **wanted)
+        needs = {need for term in terms for need in term.needs}
+        given = {k: v for k, v in batch.items() if k in self._student_takes}
+        student = _run(model, self.accelerator.unwrap_model(model), given, needs)
         if self.teacher is None or not (evaluate or any(term.teacher for term in terms)):
             return student, None
         given = {k: v for k, v in batch.items() if k in self._teacher_takes}
         if "use_cache" in self._teacher_takes:
             given["use_cache"] = False
         with at_rest(self.teacher), self.accelerator.autocast():
-            return student, self.teacher(**given, **wanted)
+            return student, _run(self.teacher, self.teacher, given, needs)
 
     def _set_signature_columns_if_needed(self) -> None:
         """Keep the columns that only the teacher takes, e.g. token types beside a DistilBERT."""
@@ -282,13 +291,27 @@ class DistillationTrainer(Trainer):
         super().save_model(output_dir, _internal_call)
         if _internal_call and output_dir is not None and self.args.should_save:
             resume.save_modules(self.training_only, output_dir)
+            resume.save_schedules(self.schedules, output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         with resume.detached(self.model, self.training_only):  # the student's file has the student only
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         resume.load_modules(self.training_only, resume_from_checkpoint)
+        resume.load_schedules(self.schedules, resume_from_checkpoint)
 
 
 def _takes(model: nn.Module | None) -> set[str]:
     """The names of the arguments of ``forward``, without the labels."""
     return set() if model is None else set(inspect.signature(model.forward).parameters) - {"labels"}
+
+
+def _run(model: nn.Module, inside: nn.Module, given: dict[str, Any], needs: set[str]) -> Any:
+    """The outputs of ``model``, a wrapper of ``inside`` or itself, with what the terms need."""
+    wanted = {"output_hidden_states": True} if "hidden_states" in needs else {}
+    if not needs - {"hidden_states"}:
+        return model(**given, **wanted)
+    scores = "scores" if "attention_scores" in needs else None
+    with capture(inside, attentions=scores, queries_keys_values="queries_keys_values" in needs) as captured:
+        outputs = model(**given, **wanted)
+    outputs.captured = captured
+    return outputs

@@ -13,10 +13,26 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from refimpl import models
-from refimpl.distill import DistillationTrainer, Term, hard_term, kd_loss, resume, soft_term
+from refimpl.distill import (
+    DistillationTrainer,
+    Feedback,
+    Projections,
+    Term,
+    attention_loss,
+    attention_term,
+    capture,
+    cosine_loss,
+    cosine_term,
+    hard_term,
+    hidden_loss,
+    hidden_term,
+    kd_loss,
+    resume,
+    soft_term,
+)
 from tests.distill.train_small import arguments, lm, projected, texts
 
 ROOT = Path(__file__).parents[2]
@@ -385,6 +401,91 @@ def test_projections_are_trained_but_not_the_students(tmp_path):
     with pytest.raises(ValueError, match="without training_only.safetensors"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     assert list(student.state_dict()) == names  # also after an error
+
+
+FEATURES = {
+    "hidden": lambda: hidden_term({0: 0, 1: 2, 2: 4}, Projections(16, 24, [0, 1, 2])),
+    "hidden-normalized": lambda: hidden_term({2: 4}, Projections(16, 24, [2]), normalize=True),
+    "cosine": cosine_term,
+    "attention": lambda: attention_term({0: 1, 1: 3}),
+    "attention-mse": lambda: attention_term({1: 3}, "mse"),
+}
+
+
+@pytest.mark.parametrize("kind", FEATURES)
+def test_feature_terms(tmp_path, kind):
+    """Each lowers its own loss, and a step of several batches is one large batch."""
+    teacher = lm(2, n_layer=4, n_embd=16 if kind == "cosine" else 24)
+    found, logs = [], []
+    for batch, accumulate in ((12, 1), (4, 3)):
+        torch.manual_seed(0)
+        student = lm(1, dropout=0.0)
+        args = arguments(tmp_path, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulate)
+        trainer = DistillationTrainer(
+            student, teacher, args, losses=[(1.0, FEATURES[kind]())], train_dataset=texts(12)
+        )
+        trainer.train()
+        found.append({k: v.clone() for k, v in student.state_dict().items()})
+        logs.append([entry["loss"] for entry in trainer.state.log_history[:-1]])
+    assert logs[0] == pytest.approx(logs[1], rel=1e-3)
+    assert logs[0][-1] < logs[0][0]
+    assert apart(*found) < 1e-4 < apart(found[0], lm(1).state_dict())
+
+
+def test_feature_terms_against_the_losses(tmp_path):
+    """The right layers, the mask and the causal flag reach the loss."""
+    student, teacher, rows = lm(1), lm(2, n_layer=4), texts(5)
+    batch = {k: torch.stack([r[k] for r in rows]) for k in ("input_ids", "attention_mask")}
+    mask = batch["attention_mask"]
+    with torch.no_grad(), capture(student, hidden_states=True, attentions="scores") as s:
+        student(**batch)
+    with torch.no_grad(), capture(teacher, hidden_states=True, attentions="scores") as t:
+        teacher(**batch)
+    expected = {
+        "hidden": hidden_loss(s.hidden_states, t.hidden_states, {1: 3}, mask),
+        "cosine": cosine_loss(s.hidden_states[-1], t.hidden_states[-1], mask),
+        "attention": attention_loss(s.attentions[1], t.attentions[3], mask, from_scores=True, causal=True),
+    }
+    losses = [(1.0, hidden_term({1: 3})), (1.0, cosine_term()), (1.0, attention_term({1: 3}))]
+    args = arguments(tmp_path, per_device_eval_batch_size=2)
+    found = DistillationTrainer(student, teacher, args, losses=losses, eval_dataset=rows).evaluate()
+    for name, value in expected.items():
+        assert found[f"eval_loss_{name}"] == pytest.approx(value.item(), rel=1e-3)  # tiny differences
+
+
+class Follow(TrainerCallback):
+    """Alpha follows the agreement: a schedule with a state."""
+
+    def __init__(self, schedule):
+        self.schedule = schedule
+
+    def on_evaluate(self, args, state, control, metrics, **_):
+        self.schedule.update(metrics["eval_cross_entropy"])
+
+
+def test_a_schedule_with_a_state_is_resumed(tmp_path):
+    def run_to(folder, resume_from=None):
+        alpha = Feedback(0.9, target=3.0, gain=0.1)
+        args = arguments(folder, save_strategy="steps", save_steps=3, eval_strategy="steps", eval_steps=1)
+        trainer = DistillationTrainer(
+            lm(1, dropout=0.1),
+            lm(2),
+            args,
+            alpha=alpha,
+            callbacks=[Follow(alpha)],
+            train_dataset=texts(),
+            eval_dataset=texts(4),
+        )
+        trainer.train(resume_from)
+        return trainer.model.state_dict(), alpha.value
+
+    whole, alpha = run_to(tmp_path / "a")
+    again, alpha_again = run_to(tmp_path / "b", str(tmp_path / "a" / "checkpoint-3"))
+    assert alpha == alpha_again != 0.9
+    assert equal(whole, again)
+    (tmp_path / "a" / "checkpoint-3" / "schedules.json").unlink()
+    with pytest.raises(ValueError, match="got the states of 0 schedules; takes 1"):
+        run_to(tmp_path / "c", str(tmp_path / "a" / "checkpoint-3"))
 
 
 def test_only_a_complete_checkpoint_is_taken(tmp_path):

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import signal
@@ -91,17 +92,7 @@ class KilledInSave(DistillationTrainer):
         super()._save_optimizer_and_scheduler(output_dir)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--kill-at", type=int)
-    parser.add_argument("--kill-in-save", type=int, default=-1)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--accumulate", type=int, default=2)
-    parser.add_argument("--dropout", type=float, default=0.1)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+def train(given: argparse.Namespace) -> None:
     torch.manual_seed(0)
     projection = nn.Linear(16, 24)
     KilledInSave.step = given.kill_in_save
@@ -133,7 +124,23 @@ def main() -> None:
         }
         state = {k: v.clone() for k, v in state.items() if k != "lm_head.weight"}
         safetensors.torch.save_file(state, given.out / "final.safetensors")
-    trainer.accelerator.end_training()
+    trainer.accelerator.wait_for_everyone()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--kill-at", type=int)
+    parser.add_argument("--kill-in-save", type=int, default=-1)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--accumulate", type=int, default=2)
+    parser.add_argument("--dropout", type=float, default=0.1)
+    torch.set_num_threads(1)
+    train(parser.parse_args())
+    gc.collect()  # DDP's reducer before the group: freed after it, now and then a process waits for ever
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
