@@ -243,6 +243,48 @@ GROUND += [
 ]
 
 DISTILL: list[Row] = [  # the long lists are in tests/distill
+    ("distill.Constant", lambda: distill.Constant("1"), TypeError, "value: got str"),
+    ("distill.LinearUp", lambda: distill.LinearUp(1, 0), ValueError, "high: got 0"),
+    ("distill.LinearDown", lambda: distill.LinearDown(0, 1), ValueError, "low: got 1"),
+    ("distill.Cosine", lambda: distill.Cosine()(2), ValueError, "progress: got 2"),
+    ("distill.Feedback", lambda: distill.Feedback(2), ValueError, "value: got 2"),
+    ("distill.Projections", lambda: distill.Projections(4, 0, [1]), ValueError, "teacher_width: got 0"),
+    (
+        "distill.hidden_loss",
+        lambda: distill.hidden_loss([student], [teacher[:, :2]], {0: 0}),
+        ValueError,
+        "got width 3; takes the teacher's 2, or projections",
+    ),
+    (
+        "distill.hidden_loss",
+        lambda: distill.hidden_loss([student], [teacher], {0: 1}),
+        ValueError,
+        "layer_map: got 1; takes an index of teacher_states",
+    ),
+    (
+        "distill.cosine_loss",
+        lambda: distill.cosine_loss(student, teacher * nan),
+        ValueError,
+        "teacher: got 6",
+    ),
+    (
+        "distill.attention_loss",
+        lambda: distill.attention_loss(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)),
+        ValueError,
+        "student: got rows that do not sum to 1",
+    ),
+    (
+        "distill.relation_loss",
+        lambda: distill.relation_loss(student[None], teacher[None], 2),
+        ValueError,
+        "relation_heads: got 2; takes a divisor of the student's width 3",
+    ),
+    (
+        "distill.capture",
+        lambda: distill.capture(models.make("bert")).__enter__(),
+        ValueError,
+        "got none; takes at least one",
+    ),
     ("distill.make_student", lambda: distill.make_student(linear), TypeError, "teacher: got Linear"),
     (
         "distill.make_student",
@@ -986,6 +1028,7 @@ ROWS = [*GROUND, *DISTILL, *PRUNE, *QUANTIZE, *LOWRANK, *RETRIEVE, *DATA_AND_MOD
 # Takes anything of its type, or is a record that other functions fill in.
 NO_BAD_INPUT = {
     "blocks.Block",
+    "distill.Captured",
     "distill.Origin",
     "distill.StudentRecord",
     "quantize.PerTensor",

@@ -146,6 +146,38 @@ LOSSES += [
     ),
 ]
 
+
+def _maps(x: Tensor) -> Tensor:
+    """[B, L, V] as attention scores [B, V heads, L, L]: every query scores a key by the key's entry."""
+    return x.transpose(1, 2)[:, :, None].expand(-1, -1, x.shape[1], -1)
+
+
+def _captured(model: nn.Module, batch: dict[str, Tensor]) -> distill.Captured:
+    with torch.no_grad(), distill.capture(model, attentions="scores", queries_keys_values=True) as seen:
+        model(**batch)
+    return seen
+
+
+LOSSES += [
+    Loss("distill.hidden_loss", lambda s, t, m: distill.hidden_loss([s], [t], {0: 0}, m)),
+    Loss(
+        "distill.hidden_loss normalized",
+        lambda s, t, m: distill.hidden_loss([s, s], [t], {0: 0, 1: 0}, m, normalize=True),
+    ),
+    Loss("distill.cosine_loss", distill.cosine_loss),
+    Loss("distill.relation_loss", lambda s, t, m: distill.relation_loss(s, t, 1, m)),
+    Loss(
+        "distill.attention_loss kl",
+        lambda s, t, m: distill.attention_loss(_maps(s), _maps(t), m, from_scores=True),
+    ),
+    Loss("distill.attention_loss mse", lambda s, t, m: distill.attention_loss(_maps(s), _maps(t), m, "mse")),
+]
+RUNNERS += [
+    Runner("distill.capture", _captured),
+    Runner("distill.make_student", lambda model, _: distill.make_student(model)),  # type: ignore[arg-type]
+    Runner("distill.distilbert_from", lambda model, _: distill.distilbert_from(model)),  # type: ignore[arg-type]
+]
+
 # -- prune -----------------------------------------------------------------------------------------------
 
 SPARSIFIERS.append(Sparsifier("prune.mask_from_scores", prune.mask_from_scores))

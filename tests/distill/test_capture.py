@@ -152,6 +152,18 @@ def test_gradient_checkpointing_changes_no_gradient(name):
     torch.testing.assert_close(gradients(True), gradients(False))
 
 
+def test_a_graph_that_checkpointing_cuts_is_refused():
+    """Otherwise a loss on the captured layers would silently train nothing."""
+    model = make("bert").train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    with capture(model, attentions="scores"), pytest.raises(ValueError, match="use_reentrant"):
+        model(**BATCH)
+    with torch.no_grad(), capture(model, attentions="scores"):
+        model(**BATCH)
+    with capture(model.requires_grad_(False), attentions="scores"):
+        model(**BATCH)
+
+
 def test_an_error_inside_leaves_no_hook_and_the_old_implementation():
     model = warm("bert")
     before = hooks(model)

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -124,6 +125,7 @@ def capture(
         if asked["attentions"]:
             maps = _outputs(model, output, "attentions")
             seen.attentions.update({i: maps[i] for i in _indices(wanted, len(maps))})
+        _refuse_cut_graph(model, blocks, seen)
         if attentions == "scores":
             for index, block in blocks.items():
                 seen.attentions[index] = _scores(model, block, seen.queries[index], seen.keys[index])
@@ -218,6 +220,18 @@ def _refuse_dropout(model: PreTrainedModel) -> None:
             f"attentions: got 'probabilities' of a model in training mode with {rates}: transformers returns them after "
             "dropout; takes 'scores', eval mode, or a rate of 0"
         )
+
+
+def _refuse_cut_graph(model: nn.Module, blocks: dict[int, Block], seen: Captured) -> None:
+    """Re-entrant gradient checkpointing runs the layers without a graph: a loss on them would train nothing."""
+    for index, block in blocks.items():
+        weight = get(model, block.inner[0]).weight
+        trains = torch.is_grad_enabled() and isinstance(weight, Tensor) and weight.requires_grad
+        if trains and not seen.queries[index].requires_grad:
+            raise ValueError(
+                f"model: got a {type(model).__name__} whose layers run without gradients, as re-entrant gradient "
+                'checkpointing does; takes gradient_checkpointing_kwargs={"use_reentrant": False}'
+            )
 
 
 @contextmanager
