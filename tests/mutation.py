@@ -2,42 +2,49 @@
 
     python -m tests.mutation                       # every formula file
     python -m tests.mutation refimpl/distill/losses.py --workers 2
+    python -m tests.mutation refimpl/prune --list  # what would be tried
 
 Each mutant changes one operator, constant, comparison, condition or reduction of one file. It is compiled
-in memory in a forked child, which then runs the tests named for that file; nothing on disk is changed.
-Survivors are printed: each is either a missing test or an equivalent program.
+in memory in a forked child, which then runs the tests that the file's family has for it; nothing in the
+repository is changed. Survivors are printed: each is a missing test or an equivalent program, and both count
+against the share that has to be reached.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import builtins
 import contextlib
 import copy
+import importlib
 import importlib.abc
 import importlib.util
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# file -> the tests that must notice
-TARGETS = {
-    "refimpl/modules.py": ["tests/test_modules.py", "tests/test_bad_input.py"],
-    "refimpl/calibration.py": ["tests/test_calibration.py", "tests/contracts"],
-    "refimpl/distill": ["tests/distill", "tests/contracts", "tests/test_bad_input.py"],
-    "refimpl/prune": ["tests/prune", "tests/contracts", "tests/test_bad_input.py"],
-    "refimpl/quantize": ["tests/quantize", "tests/contracts", "tests/test_bad_input.py"],
-    "refimpl/lowrank": ["tests/lowrank", "tests/contracts", "tests/test_bad_input.py"],
-    "refimpl/retrieve": ["tests/retrieve", "tests/contracts", "tests/test_bad_input.py"],
-    "refimpl/measure": ["tests/measure", "tests/contracts", "tests/test_bad_input.py"],
+# family -> the files with its formulas, and the tests that must notice; of the tables that all families
+# share only the entries with the family's name are run
+SHARED = ["tests/contracts", "tests/test_bad_input.py"]
+FAMILIES = {
+    "modules": ("refimpl/modules.py", ["tests/test_modules.py"]),
+    "blocks or prune": ("refimpl/blocks.py", ["tests/test_blocks.py", "tests/prune"]),
+    "calibration": ("refimpl/calibration.py", ["tests/test_calibration.py"]),
+    **{
+        name: (f"refimpl/{name}", [f"tests/{name}"])
+        for name in ("distill", "prune", "quantize", "lowrank", "retrieve", "measure")
+    },
 }
 
-SWAPS: dict[type, type] = {
+OPERATORS: dict[type, type] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
     ast.Gt: ast.GtE,
@@ -57,6 +64,7 @@ SWAPS: dict[type, type] = {
     ast.Pow: ast.Mult,
     ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd,
+    ast.BitXor: ast.BitOr,
     ast.LShift: ast.RShift,
     ast.RShift: ast.LShift,
     ast.MatMult: ast.Add,
@@ -79,121 +87,106 @@ NAMES = {
     "sqrt": "abs",
     "log2": "log",
 }
+EITHER_OR = (ast.Eq, ast.NotEq, ast.Is, ast.IsNot, ast.In, ast.NotIn)
 
 
-class Finder(ast.NodeVisitor):
-    """Collect ``(node path, description, mutate)`` for every place that can be broken."""
+@dataclass(frozen=True)
+class Mutant:
+    """One program that differs in one place."""
 
-    def __init__(self) -> None:
-        self.sites: list[tuple[ast.AST, str, str]] = []
+    line: int
+    what: str
+    tree: ast.Module
 
-    def generic_visit(self, node: ast.AST) -> None:
-        for field, value in ast.iter_fields(node):
-            if field in ("annotation", "returns", "decorator_list", "type_params"):
-                continue
+
+def mutants(source: str) -> list[Mutant]:
+    """Every mutant of ``source``, each program once."""
+    tree = ast.parse(source)
+    seen, found = {ast.dump(tree)}, []
+    for node in formulas(tree):
+        for new in changes(node):
+            twin = copy.deepcopy(tree, {id(node): new})  # a copy, with ``new`` in the place of ``node``
+            if ast.dump(twin) not in seen:
+                seen.add(ast.dump(twin))
+                ast.fix_missing_locations(twin)
+                before, after = (ast.unparse(getattr(n, "test", n)) for n in (node, new))
+                line = getattr(node, "lineno", None) or node.target.lineno  # type: ignore[attr-defined]
+                found.append(Mutant(line, f"{before[:80]}  ->  {after[:80]}", twin))
+    return found
+
+
+def formulas(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node, but those of messages, texts and types."""
+    if isinstance(node, ast.Raise | ast.JoinedStr):
+        return
+    if isinstance(node, ast.Assign) and any(ast.unparse(t) == "__all__" for t in node.targets):
+        return
+    yield node
+    for name, value in ast.iter_fields(node):
+        if name not in ("annotation", "returns", "decorator_list", "type_params"):
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST):
-                    self.visit(child)
-
-    def visit_Raise(self, node: ast.Raise) -> None:
-        """Messages are not formulas."""
-
-    def visit_Assign(self, node: ast.Assign) -> None:
-        if any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
-            return
-        self.generic_visit(node)
-
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        """Nor are other texts."""
-
-    def visit_BinOp(self, node: ast.BinOp) -> None:
-        if not (isinstance(node.left, ast.Constant) and isinstance(node.left.value, str)):
-            self.sites.append((node, "op", ""))
-        self.generic_visit(node)
-
-    def visit_BoolOp(self, node: ast.BoolOp) -> None:
-        self.sites.append((node, "op", ""))
-        self.generic_visit(node)
-
-    def visit_Compare(self, node: ast.Compare) -> None:
-        self.sites.append((node, "compare", ""))
-        self.generic_visit(node)
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
-        self.sites.append((node, "drop unary", ""))
-        self.generic_visit(node)
-
-    def visit_Constant(self, node: ast.Constant) -> None:
-        if isinstance(node.value, bool | int | float) and not isinstance(node.value, complex):
-            self.sites.append((node, "constant", ""))
-
-    def visit_If(self, node: ast.If) -> None:
-        self.sites.append((node, "negate", ""))
-        self.generic_visit(node)
-
-    def visit_IfExp(self, node: ast.IfExp) -> None:
-        self.sites.append((node, "negate", ""))
-        self.generic_visit(node)
-
-    def visit_Attribute(self, node: ast.Attribute) -> None:
-        if node.attr.removesuffix("_") in NAMES:
-            self.sites.append((node, "name", ""))
-        self.generic_visit(node)
+                    yield from formulas(child)
 
 
-def mutants(source: str) -> Iterator[tuple[int, str, ast.Module]]:
-    """``(line, what changed, tree)`` for every mutant of ``source``."""
-    tree = ast.parse(source)
-    finder = Finder()
-    finder.visit(tree)
-    for index, (node, kind, _) in enumerate(finder.sites):
-        twin = copy.deepcopy(tree)
-        other = Finder()
-        other.visit(twin)
-        target = other.sites[index][0]
-        before = ast.unparse(node)
-        if not _mutate(target, kind):
-            continue
-        ast.fix_missing_locations(twin)
-        after = ast.unparse(target)
-        if kind == "negate":
-            before, after = (ast.unparse(n.test) for n in (node, target))  # type: ignore[attr-defined]
-        yield getattr(node, "lineno", 0), f"{before[:70]}  ->  {after[:70]}", twin
+def changes(node: ast.AST) -> Iterator[ast.AST]:
+    """What may stand in the place of ``node``: the same with one thing broken."""
+    match node:
+        case ast.BinOp(left, op, right) if not (_no_number(left) or _no_number(right)):
+            yield ast.BinOp(left, OPERATORS[type(op)](), right)
+        case ast.BoolOp(op, values):
+            yield ast.BoolOp(OPERATORS[type(op)](), values)
+        case ast.Compare(left, ops, comparators):
+            for i, op in enumerate(ops):
+                yield ast.Compare(left, [*ops[:i], OPERATORS[type(op)](), *ops[i + 1 :]], comparators)
+        case ast.UnaryOp(_, operand) if not isinstance(operand, ast.Constant):
+            yield operand
+        case ast.Constant(bool(value)):
+            yield ast.Constant(not value)
+        case ast.Constant(int(value) | float(value)):
+            yield ast.Constant(value + 1)
+        case ast.If(test, body, orelse) if _has_own_negation(test):
+            yield ast.If(ast.UnaryOp(ast.Not(), test), body, orelse)
+        case ast.IfExp(test, body, orelse) if _has_own_negation(test):
+            yield ast.IfExp(ast.UnaryOp(ast.Not(), test), body, orelse)
+        case ast.comprehension(target, over, conditions, is_async):
+            for i, test in enumerate(conditions):
+                if _has_own_negation(test):
+                    negated = [*conditions[:i], ast.UnaryOp(ast.Not(), test), *conditions[i + 1 :]]
+                    yield ast.comprehension(target, over, negated, is_async)
+        case ast.Attribute(value, name, ctx) if name.removesuffix("_") in NAMES:
+            stem = name.removesuffix("_")
+            # a name that the module does not have would be noticed at once and prove nothing
+            if not (ast.unparse(value) in ("math", "np") and NAMES[stem] in ("abs", "neg")):
+                yield ast.Attribute(value, NAMES[stem] + name[len(stem) :], ctx)
+        case ast.Call(ast.Name("max" | "min" as name, ctx), args, keywords):
+            yield ast.Call(ast.Name(NAMES[name], ctx), args, keywords)
 
 
-def _mutate(node: ast.AST, kind: str) -> bool:
-    if kind == "op":
-        swap = SWAPS.get(type(node.op))  # type: ignore[attr-defined]
-        if swap is None:
-            return False
-        node.op = swap()  # type: ignore[attr-defined]
-    elif kind == "compare":
-        node.ops[0] = SWAPS[type(node.ops[0])]()  # type: ignore[attr-defined]
-    elif kind == "drop unary":
-        if isinstance(node.operand, ast.Constant):  # type: ignore[attr-defined]
-            node.operand = ast.Constant(node.operand.value + 1)  # type: ignore[attr-defined]
-        else:
-            node.op = ast.UAdd() if isinstance(node.op, ast.USub) else node.op  # type: ignore[attr-defined]
-            if not isinstance(node.op, ast.UAdd):  # type: ignore[attr-defined]
-                # not x -> bool(x); ~x -> x
-                operand = node.operand  # type: ignore[attr-defined]
-                node.op, node.operand = ast.Invert(), ast.UnaryOp(ast.Invert(), operand)  # type: ignore[attr-defined]
-    elif kind == "constant":
-        value = node.value  # type: ignore[attr-defined]
-        node.value = (not value) if isinstance(value, bool) else value + 1  # type: ignore[attr-defined]
-    elif kind == "negate":
-        node.test = ast.UnaryOp(ast.Not(), node.test)  # type: ignore[attr-defined]
-    elif kind == "name":
-        stem = node.attr.removesuffix("_")  # type: ignore[attr-defined]
-        node.attr = NAMES[stem] + node.attr[len(stem) :]  # type: ignore[attr-defined]
-    return True
+def _has_own_negation(test: ast.expr) -> bool:
+    """Whether ``not test`` is a mutant of its own: ``a == b`` and ``not a`` have theirs already."""
+    either_or = isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], EITHER_OR)
+    return not either_or and not isinstance(test, ast.UnaryOp)
+
+
+def _no_number(node: ast.expr) -> bool:
+    """A text, a list or a type: ``+`` and ``|`` of these are no formulas."""
+    if isinstance(node, ast.Attribute | ast.Name):
+        name = node.attr if isinstance(node, ast.Attribute) else node.id
+        return (name[:1].isupper() and not name.isupper()) or name in vars(builtins)
+    if isinstance(node, ast.Subscript):
+        return _no_number(node.value)
+    return isinstance(node, ast.JoinedStr | ast.List | ast.Dict) or (
+        isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, str))
+    )
 
 
 class Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Import one module from a given tree, everything else as usual."""
 
-    def __init__(self, module: str, path: Path, tree: ast.Module) -> None:
-        self.module, self.path, self.tree = module, path, tree
+    def __init__(self, path: Path, tree: ast.Module) -> None:
+        self.module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        self.path, self.tree = path, tree
 
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
         if name != self.module:
@@ -207,99 +200,170 @@ class Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.tree, str(self.path), "exec"), module.__dict__)
 
 
-def start(path: Path, tree: ast.Module, tests: list[str]) -> int:
-    """Fork a child that runs ``tests`` with the mutant; its exit status is pytest's."""
-    child = os.fork()
-    if child:
-        return child
-    code = 99
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
-    with contextlib.suppress(BaseException):
-        import pytest
+class Watch:
+    """Plug-in of pytest: the tests that noticed the last mutants go first, and which one notices is written down."""
 
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        sys.meta_path.insert(0, Loader(module, path, tree))
-        code = int(
-            pytest.main(
-                ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-k", "not complete", *tests]
+    def __init__(self, first: list[str], note: Path) -> None:
+        self.first, self.note = first, note
+
+    def pytest_collection_modifyitems(self, items):  # type: ignore[no-untyped-def]
+        rank = {name: i for i, name in enumerate(self.first)}
+        items.sort(key=lambda item: rank.get(item.nodeid, len(rank)))
+
+    def pytest_runtest_logreport(self, report):  # type: ignore[no-untyped-def]
+        if report.failed and not self.note.exists():
+            self.note.write_text(report.nodeid)
+
+
+@dataclass
+class Family:
+    """Files whose mutants the same tests must notice."""
+
+    name: str
+    files: list[Path]
+    tests: list[str]
+    limit: float = 0.0  # seconds that a child may run
+    noticed: list[str] = field(default_factory=list)  # by which tests, the last one first
+
+    def start(self, path: Path, tree: ast.Module, note: Path) -> int:
+        """Fork a child that runs the tests with ``tree`` for the file; its exit status is pytest's."""
+        child = os.fork()
+        if child:
+            return child
+        code = 99
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+        with contextlib.suppress(BaseException):
+            import pytest
+            from hypothesis import Phase, settings
+
+            # the same examples for every mutant, and no time spent on making a failure small
+            phases = (Phase.explicit, Phase.generate)
+            settings.register_profile("mutation", derandomize=True, database=None, phases=phases)
+            settings.load_profile("mutation")
+            sys.meta_path.insert(0, Loader(path, tree))
+            chosen = ["-k", f"({self.name}) and not complete", *self.tests]
+            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+            code = int(pytest.main([*options, *chosen], plugins=[Watch(self.noticed, note)]))
+            if code == 0:
+                note.write_text("\n".join(sys.modules))
+        os._exit(code)
+
+    def check(self, folder: Path) -> bool:
+        """Whether the tests pass without a mutant; import here, for all children, what they import."""
+        note = folder / "unchanged"
+        for _ in range(2):  # the second time as fast as the children will be
+            note.unlink(missing_ok=True)
+            begun, path = time.monotonic(), self.files[0]
+            if os.waitpid(self.start(path, ast.parse(path.read_text()), note), 0)[1]:
+                failed = note.read_text() if note.exists() else "at import"
+                print(f"{self.name}: the tests fail without any mutation: {failed}")
+                return False
+            seconds = time.monotonic() - begun
+            for name in note.read_text().splitlines():
+                if name not in sys.modules and name.partition(".")[0] not in ("refimpl", "tests", "conftest"):
+                    with contextlib.suppress(BaseException):
+                        importlib.import_module(name)
+        print(f"{self.name}: the tests take {seconds:.1f} s", flush=True)
+        self.limit = 20 + 5 * seconds
+        note.unlink()
+        return True
+
+    def run(self, path: Path, options: argparse.Namespace, folder: Path) -> tuple[int, int]:
+        """Try every mutant of one file: how many were killed, of how many."""
+        begun, relative = time.monotonic(), path.relative_to(ROOT)
+        todo = [m for m in mutants(path.read_text()) if not options.lines or m.line in options.lines][::-1]
+        count, survivors, by_import, by_time = len(todo), 0, 0, 0
+        running: dict[int, tuple[float, Mutant, Path]] = {}
+        while todo or running:
+            while todo and len(running) < options.workers:
+                mutant, note = todo.pop(), folder / str(len(todo))
+                running[self.start(path, mutant.tree, note)] = (time.monotonic(), mutant, note)
+            child, status = os.waitpid(-1, os.WNOHANG)
+            if not child:
+                for pid, (since, _, _) in running.items():
+                    if time.monotonic() - since > self.limit:  # an endless loop is noticed, too
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
+                time.sleep(0.01)
+                continue
+            _, mutant, note = running.pop(child)
+            by = (
+                note.read_text()
+                if note.exists() and status
+                else "time"
+                if os.WIFSIGNALED(status)
+                else "import"
             )
+            note.unlink(missing_ok=True)
+            if status == 0:
+                survivors += 1
+            elif by == "time":
+                by_time += 1
+            elif by == "import":
+                by_import += 1
+            else:
+                self.noticed = [by, *(name for name in self.noticed if name != by)][:40]
+            if status == 0 or options.verbose:
+                what = f"killed by {by}," if status else "survived,"
+                print(f"  {what} line {mutant.line}: {mutant.what}", flush=True)
+        print(
+            f"{relative}: {count - survivors} of {count} mutants killed "
+            f"({by_import} at import, {by_time} by time) in {time.monotonic() - begun:.0f} s",
+            flush=True,
         )
-    os._exit(code)
+        return count - survivors, count
+
+
+def families(asked: list[str]) -> list[Family]:
+    """The families with those files whose path begins with one of ``asked``; all when nothing is."""
+    found = []
+    for name, (where, tests) in FAMILIES.items():
+        whole = ROOT / where
+        files = [
+            path
+            for path in (sorted(whole.rglob("*.py")) if whole.is_dir() else [whole])
+            if path.name != "__init__.py"
+            and (not asked or any(str(path.relative_to(ROOT)).startswith(a) for a in asked))
+        ]
+        if files:
+            found.append(Family(name, files, [*tests, *SHARED]))
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="*", help="formula files; all of them when none is given")
+    parser.add_argument("files", nargs="*", help="formula files or folders; all of them when none is given")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument(
-        "--limit", type=float, default=90.0, help="seconds for one mutant (then it is killed)"
-    )
     parser.add_argument("--at-least", type=float, default=0.9, help="fail below this fraction killed")
-    arguments = parser.parse_args()
+    parser.add_argument("--lines", type=int, nargs="*", default=[], help="only mutants of these lines")
+    parser.add_argument("--list", action="store_true", help="print the mutants and stop")
+    parser.add_argument("--verbose", action="store_true", help="print which test noticed each mutant")
+    options = parser.parse_args()
+    chosen = families(options.files)
+    if options.list:
+        for path in (path for family in chosen for path in family.files):
+            for mutant in mutants(path.read_text()):
+                print(f"{path.relative_to(ROOT)}:{mutant.line}: {mutant.what}")
+        return 0
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
-    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", PYTHONDONTWRITEBYTECODE="1")
-    import hypothesis  # noqa: F401  imported once here, inherited by every child
-    import pytest  # noqa: F401
+    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     import torch
-    import transformers  # noqa: F401
 
     torch.set_num_threads(1)
-    chosen: list[tuple[Path, list[str]]] = []
-    for target, tests in TARGETS.items():
-        whole = ROOT / target
-        for path in sorted(whole.rglob("*.py")) if whole.is_dir() else [whole]:
-            relative = str(path.relative_to(ROOT))
-            asked = not arguments.files or any(relative.startswith(f) for f in arguments.files)
-            if asked and path.is_file() and path.name != "__init__.py":
-                # the file's own tests first: most mutants die there, in a second
-                own = [t for t in tests if (ROOT / t / f"test_{path.stem}.py").exists()]
-                first = [f"{t}/test_{path.stem}.py" for t in own]
-                chosen.append((path, [*first, *(t for t in tests if (ROOT / t).exists())]))
-    total_killed = total = 0
-    for path, tests in chosen:
-        source = path.read_text()
-        status = os.waitpid(start(path, ast.parse(source), tests), 0)[1]
-        if status:
-            print(f"{path.relative_to(ROOT)}: the tests fail without any mutation: {tests}")
-            return 1
-        killed, survivors = _run(path, list(mutants(source)), tests, arguments.workers, arguments.limit)
-        count = killed + len(survivors)
-        total, total_killed = total + count, total_killed + killed
-        print(f"{path.relative_to(ROOT)}: {killed} of {count} mutants killed", flush=True)
-        for line, what in sorted(survivors):
-            print(f"  survived, line {line}: {what}", flush=True)
-    share = total_killed / max(total, 1)
-    print(f"all: {total_killed} of {total} mutants killed ({share:.1%})")
-    return 0 if share >= arguments.at_least else 1
-
-
-def _run(
-    path: Path, todo: list[tuple[int, str, ast.Module]], tests: list[str], workers: int, limit: float
-) -> tuple[int, list[tuple[int, str]]]:
-    running: dict[int, tuple[float, int, str]] = {}
-    killed, survivors = 0, []
-    todo = todo[::-1]
-    while todo or running:
-        while todo and len(running) < workers:
-            line, what, tree = todo.pop()
-            running[start(path, tree, tests)] = (time.monotonic(), line, what)
-        child, status = os.waitpid(-1, os.WNOHANG)
-        if child:
-            _, line, what = running.pop(child)
-            if status == 0:
-                survivors.append((line, what))
-            else:
-                killed += 1
-            continue
-        for pid, (begun, _, _) in running.items():
-            if time.monotonic() - begun > limit:  # an endless loop is noticed, too
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        time.sleep(0.02)
-    return killed, survivors
+    killed = total = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for family in chosen:
+            if not family.check(Path(folder)):
+                return 1
+            for path in family.files:
+                dead, count = family.run(path, options, Path(folder))
+                killed, total = killed + dead, total + count
+    share = killed / max(total, 1)
+    print(f"all: {killed} of {total} mutants killed ({share:.1%})")
+    return 0 if share >= options.at_least else 1
 
 
 if __name__ == "__main__":

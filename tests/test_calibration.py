@@ -186,3 +186,21 @@ def test_what_was_not_collected_says_so(asked, property_):
     stats = calibration.calibrate(nn.Sequential(nn.Linear(3, 2)), [torch.ones(2, 3)], collect=(asked,))["0"]
     with pytest.raises(ValueError, match=f"{property_}: was not collected"):
         getattr(stats, property_)
+
+
+def test_a_batch_of_no_rows_or_of_one():
+    """Nothing is added by the first; all of the second."""
+    model, x = nn.Sequential(nn.Linear(3, 2)), torch.randn(5, 3)
+    whole = calibration.calibrate(model, [x], collect=ALL)["0"]
+    parts = calibration.calibrate(model, [x[:0], x[:1], x[1:]], collect=ALL)["0"]
+    assert parts.count == 5
+    for name in ("gram", "sum_sq", "low", "high"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-5, atol=1e-6)
+
+
+def test_absmax_needs_both_ends():
+    for half in ({"low": torch.zeros(2)}, {"high": torch.zeros(2)}):
+        with pytest.raises(ValueError, match="absmax: was not collected"):
+            _ = calibration.LayerStats(**half).absmax
+    both = calibration.LayerStats(low=torch.tensor([-3.0, 1.0]), high=torch.tensor([2.0, 4.0]))
+    assert both.absmax.tolist() == [3.0, 4.0]

@@ -159,3 +159,15 @@ def test_the_base_configuration_is_from_before_the_first_step():
     assert (model.config.num_hidden_layers, model.config.intermediate_size) == (1, 8)
     base = model.__dict__["refimpl_base"]
     assert (base.num_hidden_layers, base.intermediate_size) == (2, 48)
+
+
+def test_integers_are_no_weights():
+    layer = nn.Linear(3, 2)
+    with pytest.raises(TypeError, match="weight: got dtype"):
+        modules.set_weight_(layer, torch.ones(2, 3, dtype=torch.int32))
+    with pytest.raises(TypeError, match="bias: got dtype"):
+        modules.set_weight_(layer, torch.ones(2, 3), torch.ones(2, dtype=torch.int32))
+
+
+def test_the_smallest_layer():
+    assert modules.features(modules.resized_linear(nn.Linear(3, 2), 1, 1)) == (1, 1)

@@ -127,3 +127,24 @@ def test_gradients_reach_both_factors():
     models.output(model(**models.batch())).square().sum().backward()
     for layer in (model.up, model.down):
         assert float(layer.up.weight.grad.abs().sum()) > 0 and float(layer.down.weight.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("config", [TruncatedSVD(rank=1), TruncatedSVD(keep=0.3)])
+def test_a_single_rank_is_enough(config):
+    """10 x 10 at .3: 30 numbers pay for one rank of 20."""
+    model = factorize_(nn.Sequential(nn.Linear(10, 10)), config)
+    assert model[0].rank == 1
+
+
+@pytest.mark.parametrize(
+    ("weight", "exception", "message"),
+    [
+        (torch.full((4, 4), torch.nan), ValueError, r"1\.weight: got NaN"),
+        (torch.ones(4, 4, dtype=torch.int32), TypeError, r"1\.weight: got dtype torch.int32"),
+    ],
+)
+def test_a_refused_weight_is_named(weight, exception, message):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = nn.Parameter(weight, requires_grad=False)
+    with pytest.raises(exception, match=message):
+        factorize_(model, TruncatedSVD(rank=1))

@@ -84,3 +84,16 @@ def test_on_cuda():
     model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 8)).cuda()
     hidden = 32 * 256 * 4
     assert measure.peak_memory(model, torch.ones(32, 64, device="cuda")) == 2 * hidden
+
+
+def test_the_arithmetic_on_cuda(tiny_mlp, monkeypatch):
+    """Peak above what was held before, total as the difference of two counters; on a device of numbers."""
+    counters = iter([{"allocated_bytes.all.allocated": 50}, {"allocated_bytes.all.allocated": 120}])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 1000)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 1064)
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda _: next(counters))
+    seen = memory._on_cuda(tiny_mlp, torch.ones(2, 16), torch.device("cuda"))
+    assert (seen.peak, seen.total) == (64, 70)
+    counters = iter([{}, {}])  # nothing was ever allocated
+    assert memory._on_cuda(tiny_mlp, torch.ones(2, 16), torch.device("cuda")).total == 0

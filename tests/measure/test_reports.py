@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -182,3 +183,51 @@ def test_defaults_of_report_and_compare(tiny_mlp, monkeypatch):
     measure.report(tiny_mlp, torch.ones(1, 16))
     measure.compare({"m": tiny_mlp}, torch.ones(1, 16))
     assert seen == [(10, 2), (10, 2)]
+
+
+def test_no_work_and_no_traffic_take_no_energy():
+    assert measure.energy_mj({}) == 0
+    assert measure.energy_mj({"int8": 0}, 0) == 0
+
+
+def test_a_device_that_does_not_tell_its_memory(tiny_mlp, monkeypatch):
+    from refimpl.measure import reports as module
+
+    monkeypatch.setattr(module, "allocations", lambda *_: None)
+    one = measure.report(tiny_mlp, torch.ones(4, 16), repeats=1, warmup=0)
+    assert one.peak_memory is None
+    assert one.bytes_moved == 4 * one.parameters
+    assert measure.Comparison({"m": one}, measure.Latency({"m": [1.0]})).table("peak")[0][
+        "peak activations (MB)"
+    ] == ("–")
+
+
+def test_megabytes_are_powers_of_ten():
+    from refimpl.measure.reports import _mb
+
+    assert _mb(10**12) == "1,000,000.0"
+
+
+def test_what_the_first_model_does_not_have_is_not_compared(pair):
+    """No size on disk, no work: nothing to divide by."""
+    whole, half = (pair.reports[name] for name in ("whole", "half"))
+    base = dataclasses.replace(whole, bytes_disk=None, macs=0)
+    shares = measure.Comparison({"whole": base, "half": half}, pair.latency).relative()["half"]
+    assert "bytes on disk" not in shares
+    assert "MACs" not in shares
+    assert "parameters" in shares
+
+
+def test_bars_stand_side_by_side(pair):
+    """Two bars of .4 around each tick; what a model does not have is a bar of length zero."""
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    half = dataclasses.replace(pair.reports["half"], bytes_disk=None)
+    ax = measure.Comparison({"whole": pair.reports["whole"], "half": half}, pair.latency).plot()
+    labels = [t.get_text() for t in ax.get_yticklabels()]
+    first, second = ax.patches[: len(labels)], ax.patches[len(labels) :]
+    for j, (a, b) in enumerate(zip(first, second, strict=True)):
+        assert [a.get_height(), b.get_height()] == pytest.approx([0.4, 0.4])
+        assert a.get_y() + a.get_height() / 2 == pytest.approx(j - 0.2)
+        assert b.get_y() + b.get_height() / 2 == pytest.approx(j + 0.2)
+    assert second[labels.index("bytes on disk")].get_width() == 0

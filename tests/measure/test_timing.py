@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 
 import pytest
+import torch
 
 from refimpl import measure
 from refimpl.measure import timing
+from refimpl.measure.sample import synchronize
 
 
 @pytest.fixture
@@ -81,3 +83,23 @@ def test_the_garbage_collector_waits_and_comes_back():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_an_accelerators_queue_is_waited_for(monkeypatch):
+    """Its own device's, or the current one's; a CPU has none."""
+    waited = []
+    synchronize()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    synchronize(torch.device("cuda:1"))
+    assert waited == []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    for device in (None, torch.device("cpu"), torch.device("cuda:1")):
+        synchronize(device)
+    assert waited == [None, None, torch.device("cuda:1")]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
+    synchronize()
+    assert waited[3:] == ["mps"]

@@ -184,3 +184,8 @@ def test_positions(sample, positions):
             return None
 
     assert measure.macs(Anything(), sample).positions == positions
+
+
+def test_counting_prints_nothing(tiny_mlp, capsys):
+    measure.macs(tiny_mlp, torch.ones(1, 16))
+    assert capsys.readouterr().out == ""

@@ -81,3 +81,21 @@ def test_apply_gives_a_copy_with_plain_zeros():
     assert pruned.tolist() == [0, 2, 0]
     assert not bool(torch.signbit(pruned).any())  # -1 · 0 would be -0
     assert weight.tolist() == [-1, 2, -3]
+
+
+def test_groups_of_one():
+    assert mask_n_of_m(torch.zeros(1, 2), 1, 1).tolist() == [[True, True]]
+    assert mask_n_of_m(torch.zeros(1, 2), 0, 1).tolist() == [[False, False]]
+
+
+@pytest.mark.parametrize("call", [mask_from_scores, mask_n_of_m])
+@pytest.mark.parametrize(
+    ("scores", "exception", "message"),
+    [
+        (torch.ones(2, 4, dtype=torch.int32), TypeError, "scores: got dtype"),
+        (torch.full((2, 4), torch.nan), ValueError, "scores: got NaN"),
+    ],
+)
+def test_scores_that_cannot_be_ranked(call, scores, exception, message):
+    with pytest.raises(exception, match=message):
+        call(scores, 1)

@@ -144,3 +144,37 @@ def test_bad_input():
         prune_(models.make("bert"), 0.5)
     with pytest.raises(TypeError, match="model: got str"):
         prune_("bert", Magnitude(0.5))
+
+
+def test_the_dense_matrix_is_made_once():
+    layer = BitmaskLinear.from_linear(pruned_layer())
+    assert layer.weight is layer.weight
+    layer.values.mul_(2)
+    assert layer.weight is layer.weight
+
+
+def test_a_layer_of_zeros_changes_its_dtype():
+    """Without values there is no address by which to tell two dtypes apart."""
+    layer = nn.Linear(4, 2)
+    with torch.no_grad():
+        layer.weight.zero_()
+    packed = BitmaskLinear.from_linear(layer)
+    assert packed.weight.dtype == torch.float32
+    assert packed.bfloat16().weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("weight", "exception", "message"),
+    [
+        (torch.tensor([[torch.nan] + [0.0] * 31]), ValueError, r"1\.weight: got NaN"),
+        (torch.zeros(1, 32, dtype=torch.int32), TypeError, r"1\.weight: got dtype torch.int32"),
+    ],
+)
+def test_a_refused_weight_is_named_and_nothing_changed(weight, exception, message):
+    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 1))
+    with torch.no_grad():
+        model[0].weight.zero_()
+    model[1].weight = nn.Parameter(weight, requires_grad=False)
+    with pytest.raises(exception, match=message):
+        compress_storage_(model, Bitmask())
+    assert isinstance(model[0], nn.Linear)

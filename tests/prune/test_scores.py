@@ -93,3 +93,21 @@ def test_half_precision_is_widened(dtype):
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("call", "exception", "message"),
+    [
+        (lambda: weight_scores([torch.ones(2, 2).int()], torch.ones(2, 2)), TypeError, "inner: got dtype"),
+        (lambda: weight_scores([torch.ones(2, 2) / 0], torch.ones(2, 2)), ValueError, "inner: got NaN"),
+        (lambda: weight_scores([torch.ones(2, 2)], torch.ones(2, 2).int()), TypeError, "outer: got dtype"),
+        (
+            lambda: output_scores(torch.ones(2, 2), torch.ones(2).int()),
+            TypeError,
+            "second_moment: got dtype",
+        ),
+    ],
+)
+def test_numbers_that_are_none(call, exception, message):
+    with pytest.raises(exception, match=message):
+        call()

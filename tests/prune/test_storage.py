@@ -188,3 +188,34 @@ def test_an_int16_index_reaches_as_far_as_it_can():
     wide[0, -1] = 1
     assert torch.equal(decode_csr(encode_csr(wide, torch.int16), (1, 32768)), wide)
     assert torch.equal(decode_csr(encode_csr(torch.zeros(2, 2)), (2, 2)), torch.zeros(2, 2))
+
+
+def test_single_bytes_and_single_entries():
+    assert csr_bytes((2, 2), 1, 1, 1) == 2 + 3
+    assert bitmask_bytes((2, 2), 1, 1) == 1 + 1
+    assert two_four_bytes((2, 4), 1) == 4 + 1
+    assert break_even_density("csr", 1, 1) == 0.5
+    assert break_even_density("bitmask", 1) == 7 / 8
+    one = torch.tensor([[0.0, 3.0]])
+    with pytest.raises(ValueError, match="indices outside"):
+        decode_csr(broken(encode_csr(one), columns=torch.tensor([2])), (1, 2))
+
+
+@pytest.mark.parametrize("encode", [encode_csr, encode_bitmask, encode_two_four])
+def test_what_is_no_weight_is_not_encoded(encode):
+    with pytest.raises(TypeError, match="weight: got dtype"):
+        encode(torch.tensor([[1, 0, 0, 0]]))
+    with pytest.raises(ValueError, match="weight: got NaN"):
+        encode(torch.tensor([[torch.inf, 0, 0, 0]]))
+
+
+def test_one_full_group_among_empty_ones_is_no_two_four():
+    with pytest.raises(ValueError, match="more than 2"):
+        encode_two_four(torch.tensor([[0.0, 0, 0, 0], [1, 0, 1, 1]]))
+
+
+@pytest.mark.parametrize("n", [6, 2])
+def test_two_four_of_a_size_that_is_no_multiple_of_four(n):
+    parts = {"values": torch.ones(n // 2), "positions": torch.zeros(1, dtype=torch.uint8)}
+    with pytest.raises(ValueError, match=f"got {n // 2} values"):
+        decode_two_four(parts, (n,))

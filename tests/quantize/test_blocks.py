@@ -107,3 +107,41 @@ def test_sqnr_by_hand():
     assert sqnr(x, torch.tensor([3.0, 3.5])).item() == pytest.approx(20)
     assert sqnr(x, x).item() == math.inf
     assert sqnr(x.half(), x.half() / 2).item() == pytest.approx(20 * math.log10(2))
+
+
+def test_the_signal_is_measured_in_fp64():
+    """An error of 1e-9 of the signal is 180 dB; a signal of exactly 1 is a signal."""
+    x = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    assert sqnr(x, x + torch.tensor([0.0, 1e-9])).item() == pytest.approx(180)
+    assert sqnr(x.float(), x.float()).dtype == torch.float64
+
+
+def test_blocks_and_bytes_of_a_vector():
+    q = torch.tensor([1, -2, 3], dtype=torch.int8)
+    assert pack_int4(q).tolist() == [9 | 6 << 4, 11 | 8 << 4]
+    assert torch.equal(unpack_int4(pack_int4(q), 3), q)
+
+
+def clipless(rows):
+    return rows.amin(1), rows.amax(1)
+
+
+@pytest.mark.parametrize(
+    ("call", "exception", "message"),
+    [
+        (lambda: sqnr(torch.ones(2).int(), torch.ones(2)), TypeError, "x: got dtype"),
+        (lambda: sqnr(torch.ones(2), torch.ones(2).int()), TypeError, "x_hat: got dtype"),
+        (lambda: sqnr(torch.ones(2) / 0, torch.ones(2)), ValueError, "x: got NaN or inf"),
+        (lambda: sqnr(torch.ones(2), torch.ones(2) / 0), ValueError, "x_hat: got NaN or inf"),
+        (lambda: pack_int4(torch.tensor([-9, 0], dtype=torch.int8)), ValueError, "from -9 to 0"),
+        (lambda: pack_int4(torch.tensor([8, 0], dtype=torch.int8)), ValueError, "from 0 to 8"),
+        (lambda: unpack_int4(torch.tensor(1, dtype=torch.uint8), 1), ValueError, "n: got 1 for bytes of"),
+        (lambda: to_blocks(CUBE, PerGroup(3)), ValueError, "size: got 3; takes a divisor .* dimension, 4"),
+        (lambda: to_blocks(CUBE[0, 0, 0], PerGroup(3)), ValueError, "divisor of the last dimension, 1"),
+        (lambda: quantize_tensor(CUBE / 0, range_of=clipless), ValueError, "x: got NaN or inf"),
+        (lambda: quantize_tensor(CUBE.int(), range_of=clipless), TypeError, "x: got dtype"),
+    ],
+)
+def test_bad_input(call, exception, message):
+    with pytest.raises(exception, match=message):
+        call()

@@ -164,3 +164,8 @@ def test_half_precision_computes_in_fp32_and_fp64_stays():
     assert affine_qparams(torch.tensor(-1.0).double(), torch.tensor(1.0).double())[0].dtype == torch.float64
     x = torch.tensor([0.1, 0.2]).requires_grad_()
     assert not affine_qparams(x.min(), x.max())[0].requires_grad
+
+
+def test_a_scale_of_integers_is_refused():
+    with pytest.raises(TypeError, match="scale: got dtype"):
+        quantize(torch.ones(2), torch.tensor(1), torch.tensor(0))

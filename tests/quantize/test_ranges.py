@@ -107,3 +107,17 @@ def test_fp32_no_gradient_and_rows_by_themselves(range_of):
     alone = range_of(x[2, 1])
     assert torch.allclose(alone[0], low[2, 1])
     assert torch.allclose(alone[1], high[2, 1])
+
+
+def test_mse_defaults():
+    """8 bits, affine, a hundred candidates: what more bits or a symmetric grid would choose is another range."""
+    x = torch.cat([normal(1, 50), torch.tensor([[60.0]])], 1)
+    assert listed(mse_range(x)) == listed(mse_range(x, 8, False, True, 100))
+    assert listed(mse_range(x)) != listed(mse_range(x, 9))
+    assert listed(mse_range(x)) != listed(mse_range(x, symmetric=True))
+
+
+def test_mse_tries_the_smallest_share_and_prefers_the_wider_of_equals():
+    """±0.5 falls on the 2-bit grid of half the range; an upper end of 1e-9 changes nothing."""
+    assert mse_range(torch.tensor([[0.5, -0.5, 0.5, 1.0]]), 2, symmetric=True, steps=2)[1].tolist() == [0.5]
+    assert mse_range(torch.tensor([[-3.0, -1.0, -2.0, 1e-9]]))[1].item() == pytest.approx(1e-9)

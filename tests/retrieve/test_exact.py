@@ -174,3 +174,17 @@ def test_bad_input(call, exception, message):
 def test_l2_takes_zero_vectors():
     assert exact_search(QUERY * 0, DOCUMENTS, 1, "l2")[1].tolist() == [[0]]
     assert exact_search(QUERY, torch.cat([DOCUMENTS * 0, QUERY]), 1, "ip")[1].tolist() == [[4]]
+
+
+@pytest.mark.parametrize(
+    ("call", "exception", "message"),
+    [
+        (lambda: exact_search(QUERY, DOCUMENTS.int(), 1), TypeError, "documents: got dtype"),
+        (lambda: mean_reciprocal_rank(RETRIEVED[:, :0], torch.tensor([1, 2, 1])), ValueError, "got nothing"),
+        (lambda: recall_at_k(RETRIEVED, torch.ones(3, 0).long(), 1), ValueError, "got nothing"),
+        (lambda: recall_at_k(RETRIEVED, torch.ones(3, 1, 1).long(), 1), ValueError, "relevant: got 3 dim"),
+    ],
+)
+def test_more_bad_input(call, exception, message):
+    with pytest.raises(exception, match=message):
+        call()

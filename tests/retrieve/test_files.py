@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import stat
 import time
 from pathlib import Path
 
@@ -366,3 +368,67 @@ def test_windows_urls(monkeypatch):
     monkeypatch.setattr(module.os, "path", ntpath)
     monkeypatch.setattr(module.os, "sep", "\\")
     assert module._folder(urlsplit("file:///C:/my%20folder/x")) == "C:\\my folder\\x"
+
+
+def test_the_index_is_of_the_kind_that_was_asked_for(tmp_path):
+    with open_store(tmp_path.as_uri(), DIM, index=HNSW(m=4)) as store:
+        store.upsert(names(50), vectors(50))
+    with open_store(tmp_path.as_uri(), index=HNSW(m=6)) as store:
+        assert store._index.hnsw.nb_neighbors(1) == 6
+    with open_store(tmp_path.as_uri(), index="exact") as store:
+        assert not hasattr(store._index, "hnsw")
+
+
+def test_a_flush_keeps_a_graph_and_says_that_it_was_saved(tmp_path):
+    with open_store(tmp_path.as_uri(), DIM, index="hnsw") as store:
+        assert store.info()["bytes_disk"] == 0
+        store.upsert(names(20), vectors(20), [{"text": "ü"}] * 20)
+        store.delete(["r1"])
+        store.flush()
+        assert store.info()["saved"]
+        assert store.info()["deleted"] == 1
+    assert "ü" in next(tmp_path.glob("rows-*.json")).read_text(encoding="utf-8")
+    for path in tmp_path.iterdir():
+        assert re.fullmatch(r"manifest\.json|(vectors|rows|index)-[0-9a-f]{16}\.(npy|json|faiss)", path.name)
+
+
+def test_a_manifest_in_another_order_is_the_same(tmp_path):
+    with open_store(tmp_path.as_uri(), DIM) as store:
+        store.upsert(names(3), vectors(3))
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(dict(reversed(json.loads(path.read_text()).items()))))
+    with open_store(tmp_path.as_uri()) as store:
+        assert store.count() == 3
+
+
+def test_a_reader_gives_up_after_three_attempts(tmp_path, monkeypatch):
+    with open_store(tmp_path.as_uri(), DIM) as store:
+        store.upsert(names(3), vectors(3))
+    tried = []
+
+    def gone(folder, entry):
+        tried.append(entry["name"])
+        raise FileNotFoundError(2, "gone", entry["name"])
+
+    monkeypatch.setattr(files, "_read_file", gone)
+    with pytest.raises(StoreError, match="got no file 'vectors-"):
+        open_store(tmp_path.as_uri())
+    assert len(tried) == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders cannot be opened")
+def test_the_folder_is_brought_to_the_disk_around_the_manifest(tmp_path, monkeypatch):
+    """Its entries before the manifest names them, and the manifest's own."""
+    order, sync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda handle: (
+            order.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file") or sync(handle)
+        ),
+    )
+    monkeypatch.setattr(os, "replace", lambda a, b: order.append(Path(b).suffix) or replace(a, b))
+    with open_store(tmp_path.as_uri(), DIM) as store:
+        store.upsert(names(3), vectors(3))
+    files_ = ["file", ".npy", "file", ".json"]
+    assert order == [*files_, "folder", "file", ".json", "folder"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import sys
 import threading
 
@@ -12,8 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refimpl.retrieve import HNSW, Exact, StoreError, exact_search, open_store
+from refimpl.retrieve import HNSW, Exact, Store, StoreError, exact_search, open_store
 from refimpl.retrieve import index as indexes
+from refimpl.retrieve.local import LocalStore
 from refimpl.retrieve.rows import check_vectors, unit
 
 DIM = 16
@@ -452,6 +455,7 @@ def test_on_macos_faiss_runs_on_one_thread(monkeypatch):
     monkeypatch.delenv("KMP_DUPLICATE_LIB_OK", raising=False)
     indexes.faiss()
     assert calls == [1]
+    assert os.environ["KMP_DUPLICATE_LIB_OK"] == "TRUE"
     monkeypatch.setattr(sys, "platform", "linux")
     indexes.faiss()
     assert calls == [1]
@@ -461,3 +465,75 @@ def test_exact_is_the_default():
     with open_store("memory://", 4) as store:
         assert store.info()["index"] == {"kind": "exact"}
     assert Exact() == Exact()
+
+
+def test_every_backend_has_the_defaults_of_the_interface():
+    for name in ("upsert", "search", "get", "delete"):
+        defaults = [
+            {p.name: p.default for p in inspect.signature(getattr(kind, name)).parameters.values()}
+            for kind in (Store, LocalStore)
+        ]
+        assert defaults[0] == defaults[1], name
+
+
+def test_what_is_scanned_and_what_the_graph_finds(monkeypatch):
+    """The graph answers, unless every row was asked for or a filter keeps less than half of them."""
+    seen, real = [], indexes.search
+    monkeypatch.setattr(
+        indexes, "search", lambda config, *rest: seen.append(type(config).__name__) or real(config, *rest)
+    )
+    with open_store("memory://", DIM, index=HNSW(ef_search=64)) as store:
+        store.upsert(names(20), vectors(20), [{"n": i} for i in range(20)])
+        for filter in (None, {"n": {"$lt": 15}}, {"n": {"$lt": 10}}, {"n": {"$lt": 9}}):
+            store.search(vectors(2), k=3, filter=filter)
+        store.search(vectors(2), k=3, exact=True)
+        assert seen == ["HNSW", "HNSW", "HNSW", "Exact", "Exact"]
+        assert type(store._scan(unit(vectors(1)), 1, None)[0]) is np.ndarray
+        assert isinstance(store._flat, faiss.IndexFlatIP)
+
+
+def test_a_row_that_the_graph_does_not_reach_is_scanned_for(monkeypatch):
+    real = indexes.search
+
+    def short(config, index, queries, k, mask):
+        scores, rows = real(config, index, queries, k, mask)
+        if isinstance(config, HNSW):
+            rows[0, 1:] = -1
+        return scores, rows
+
+    with open_store("memory://", DIM, index="hnsw") as store:
+        store.upsert(names(20), vectors(20))
+        expected = store.search(vectors(2), k=5, exact=True)
+        monkeypatch.setattr(indexes, "search", short)
+        found = store.search(vectors(2), k=5)
+    assert [[h.id for h in hits] for hits in found] == [[h.id for h in hits] for hits in expected]
+
+
+def test_a_score_is_a_cosine_also_when_it_was_rounded():
+    with open_store("memory://", DIM) as store:
+        store.upsert(names(2), vectors(2))
+        (hits,) = store._hits(np.array([[1.0000001, -1.0000001]], "f4"), np.array([[0, 1]]))
+        assert [h.score for h in hits] == [1.0, -1.0]
+
+
+def test_the_rows_of_sixteen_filters_are_remembered():
+    with open_store("memory://", DIM) as store:
+        store.upsert(names(3), vectors(3), [{"n": i} for i in range(3)])
+        for n in range(20):
+            store.search(vectors(1), filter={"n": n})
+        assert len(store._filtered) == 16
+
+
+def test_the_smallest_and_the_largest_numbers():
+    with open_store("memory://", 1) as store:
+        store.upsert(["a"], np.array([[2.0]]))
+        assert store.search(np.array([[-1.0]]))[0][0].score == -1
+        assert store.info()["bytes_disk"] == 0
+    assert (HNSW(m=2).m, HNSW(m=256).m) == (2, 256)
+    for name in ("ef_construction", "ef_search"):
+        for value in (1, 65536):
+            assert getattr(HNSW(**{name: value}), name) == value
+        with pytest.raises(ValueError, match=f"{name}: got 65537"):
+            HNSW(**{name: 65537})
+    with pytest.raises(ValueError, match="dim: got 65537"):
+        open_store("memory://", 65537)
