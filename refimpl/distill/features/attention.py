@@ -55,8 +55,8 @@ def attention_loss(
             probabilities that do not sum to 1 over the unmasked keys, nothing to average over, NaN or
             infinity where it counts, an infinite divergence.
 
-    Source: KL: Wang et al. 2020 (arXiv 2002.10957), equation 6, on the last layer. Scores: Jiao et al. 2020
-    (arXiv 1909.10351), equation 7.
+    Source: KL, of the last layer only: L_AT of Wang et al. 2020, MiniLM (arXiv 2002.10957). Squared error of
+    scores: L_attn of Jiao et al. 2020, TinyBERT (arXiv 1909.10351).
     """
     check_choice("kind", kind, ("kl", "mse"))
     layers = _layers("student", student), _layers("teacher", teacher)

@@ -30,7 +30,7 @@ class Projections(nn.Module):
     Raises:
         TypeError, ValueError: a size below 1, no layer, a layer twice or not an integer.
 
-    Source: the matrix W_h of Jiao et al. 2020 (arXiv 1909.10351), equation 8.
+    Source: the matrix W_h in the hidden-state loss of Jiao et al. 2020, TinyBERT (arXiv 1909.10351).
     """
 
     def __init__(self, student_width: int, teacher_width: int, layers: Iterable[int]) -> None:
@@ -97,8 +97,8 @@ def hidden_loss(
         TypeError, ValueError: wrong kind or shape, an index that is not there, widths that differ without
             projections, nothing to average over, NaN or infinity at a position that counts.
 
-    Source: Sun et al. 2019 (arXiv 1908.09355), equation 7 (the [CLS] position only: give
-    ``states[:, :1]``); Jiao et al. 2020 (arXiv 1909.10351), equation 8.
+    Source: L_PT of Sun et al. 2019, Patient KD (arXiv 1908.09355), which takes the [CLS] position only: give
+    ``states[:, :1]``. L_hidn of Jiao et al. 2020, TinyBERT (arXiv 1909.10351).
     """
     if not isinstance(layer_map, Mapping) or not layer_map:
         raise TypeError(

@@ -50,8 +50,8 @@ def relation_loss(
         TypeError, ValueError: wrong kind or shape, widths that ``relation_heads`` does not divide, nothing to
             average over, NaN or infinity at a position that counts.
 
-    Source: Wang et al. 2021 (arXiv 2012.15828), equations 5 to 8; Wang et al. 2020 (arXiv 2002.10957),
-    equations 7 to 9.
+    Source: Wang et al. 2021, MiniLM v2 (arXiv 2012.15828); L_VR of Wang et al. 2020, MiniLM v1 (arXiv
+    2002.10957).
     """
     check_int("relation_heads", relation_heads, 1)
     check_tensor("student", student, ndim=3, floating=True)
