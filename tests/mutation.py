@@ -4,10 +4,12 @@
     python -m tests.mutation refimpl/distill/losses.py --workers 2
     python -m tests.mutation refimpl/prune --list  # what would be tried
 
-Each mutant changes one operator, constant, comparison, condition or reduction of one file. It is compiled
-in memory in a forked child, which then runs the tests that the file's family has for it; nothing in the
-repository is changed. Survivors are printed: each is a missing test or an equivalent program, and both count
-against the share that has to be reached.
+Each mutant changes one operator, constant, comparison, condition or reduction of one file. The family's tests
+are collected once and run once, to see which of them call which function. Then for each mutant a forked child
+takes the new code into the imported module and runs the tests that call the changed function; nothing in the
+repository is changed. A change outside functions that no test notices so is tried again in a fresh process.
+Survivors are printed: each is a missing test or an equivalent program, and both count against the share that
+has to be reached.
 """
 
 from __future__ import annotations
@@ -17,17 +19,24 @@ import ast
 import builtins
 import contextlib
 import copy
-import importlib
 import importlib.abc
 import importlib.util
+import inspect
+import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
+import threading
 import time
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -97,12 +106,14 @@ class Mutant:
     line: int
     what: str
     tree: ast.Module
+    function: int  # first line of the outermost function around the place, 0 outside of functions
 
 
 def mutants(source: str) -> list[Mutant]:
     """Every mutant of ``source``, each program once."""
     tree = ast.parse(source)
     seen, found = {ast.dump(tree)}, []
+    spans = functions(tree)
     for node in formulas(tree):
         for new in changes(node):
             twin = copy.deepcopy(tree, {id(node): new})  # a copy, with ``new`` in the place of ``node``
@@ -111,8 +122,21 @@ def mutants(source: str) -> list[Mutant]:
                 ast.fix_missing_locations(twin)
                 before, after = (ast.unparse(getattr(n, "test", n)) for n in (node, new))
                 line = getattr(node, "lineno", None) or node.target.lineno  # type: ignore[attr-defined]
-                found.append(Mutant(line, f"{before[:80]}  ->  {after[:80]}", twin))
+                where = next((low for low, high in spans if low <= line <= high), 0)
+                found.append(Mutant(line, f"{before[:80]}  ->  {after[:80]}", twin, where))
     return found
+
+
+def functions(tree: ast.Module) -> list[tuple[int, int]]:
+    """First line (of the decorators) and last line of every function and method."""
+    spans = []
+    for node in tree.body:
+        for one in node.body if isinstance(node, ast.ClassDef) else [node]:
+            if isinstance(one, ast.FunctionDef):
+                spans.append(
+                    (min([one.lineno, *(d.lineno for d in one.decorator_list)]), one.end_lineno or 0)
+                )
+    return spans
 
 
 def formulas(node: ast.AST) -> Iterator[ast.AST]:
@@ -181,15 +205,74 @@ def _no_number(node: ast.expr) -> bool:
     )
 
 
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def put_in_place(path: Path, tree: ast.Module) -> None:
+    """Give the functions of the imported module the code, and the constants the values, of ``tree``.
+
+    Functions and classes stay the same objects, so whoever imported them sees the change.
+    """
+    module = sys.modules[module_name(path)]
+    fresh = types.ModuleType(module.__name__)
+    fresh.__dict__.update(__file__=str(path), __package__=module.__package__)
+    exec(compile(tree, str(path), "exec"), fresh.__dict__)
+    _take_over(module, vars(module), vars(fresh), str(path))
+
+
+def _take_over(owner: Any, old: Any, new: dict[str, Any], path: str) -> None:
+    for name, value in list(new.items()):
+        was = old.get(name)
+        if isinstance(value, type) and value is not was:
+            if isinstance(was, type) and value.__module__ == was.__module__ == new.get("__name__"):
+                _take_over(was, vars(was), dict(vars(value)), path)
+        elif (function := _function(value)) is not None and (twin := _function(was)) is not None:
+            if function.__code__.co_filename == path:
+                twin.__code__ = function.__code__
+            # of defaults only numbers and texts: an instance would be one of another class
+            if twin.__defaults__ is not None and len(twin.__defaults__) == len(function.__defaults__ or ()):
+                pairs = zip(twin.__defaults__, function.__defaults__ or (), strict=True)
+                twin.__defaults__ = tuple(b if _plain(a) and _plain(b) else a for a, b in pairs)
+            for key, default in (function.__kwdefaults__ or {}).items():
+                if _plain(default):
+                    twin.__kwdefaults__[key] = default
+            if hasattr(was, "cache_clear"):
+                was.cache_clear()
+        elif _plain(value) and _plain(was) and not name.startswith("__") and value != was:
+            setattr(owner, name, value)
+            for other in list(sys.modules.values()):  # who imported the constant by its name
+                if getattr(other, "__dict__", {}).get(name) is was and isinstance(owner, types.ModuleType):
+                    setattr(other, name, value)
+
+
+def _function(value: Any) -> types.FunctionType | None:
+    """The function inside a method, a property or a decorated function."""
+    if isinstance(value, staticmethod | classmethod):
+        value = value.__func__
+    if isinstance(value, property):
+        value = value.fget
+    if callable(value) and not isinstance(value, type):
+        value = inspect.unwrap(value)
+    return value if isinstance(value, types.FunctionType) else None
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, tuple | list | set | frozenset):
+        return all(map(_plain, value))
+    if isinstance(value, dict):
+        return all(_plain(k) and _plain(v) for k, v in value.items())
+    return value is None or isinstance(value, bool | int | float | str)
+
+
 class Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Import one module from a given tree, everything else as usual."""
 
     def __init__(self, path: Path, tree: ast.Module) -> None:
-        self.module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         self.path, self.tree = path, tree
 
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
-        if name != self.module:
+        if name != module_name(self.path):
             return None
         return importlib.util.spec_from_file_location(name, self.path, loader=self)  # type: ignore[arg-type]
 
@@ -200,124 +283,162 @@ class Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.tree, str(self.path), "exec"), module.__dict__)
 
 
-class Watch:
-    """Plug-in of pytest: the tests that noticed the last mutants go first, and which one notices is written down."""
-
-    def __init__(self, first: list[str], note: Path) -> None:
-        self.first, self.note = first, note
-
-    def pytest_collection_modifyitems(self, items):  # type: ignore[no-untyped-def]
-        rank = {name: i for i, name in enumerate(self.first)}
-        items.sort(key=lambda item: rank.get(item.nodeid, len(rank)))
-
-    def pytest_runtest_logreport(self, report):  # type: ignore[no-untyped-def]
-        if report.failed and not self.note.exists():
-            self.note.write_text(report.nodeid)
-
-
 @dataclass
 class Family:
-    """Files whose mutants the same tests must notice."""
+    """Files whose mutants the same tests must notice; the plug-in of pytest that tries them."""
 
     name: str
     files: list[Path]
     tests: list[str]
-    limit: float = 0.0  # seconds that a child may run
-    noticed: list[str] = field(default_factory=list)  # by which tests, the last one first
+    options: argparse.Namespace
+    folder: Path  # for notes between processes
+    killed: int = 0
+    total: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)  # of each test
+    calls: dict[str, list[tuple[str, int]]] = field(default_factory=dict)  # file and line of what it calls
+    noticed: list[str] = field(default_factory=list)  # tests that noticed a mutant, the last one first
+    failed: str = ""  # in a child: the first test that did
 
-    def start(self, path: Path, tree: ast.Module, note: Path) -> int:
-        """Fork a child that runs the tests with ``tree`` for the file; its exit status is pytest's."""
-        child = os.fork()
-        if child:
-            return child
-        code = 99
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-            os.dup2(nowhere.fileno(), 2)
-        with contextlib.suppress(BaseException):
-            import pytest
-            from hypothesis import Phase, settings
+    def arguments(self) -> list[str]:
+        """Of pytest. Downloads of other libraries' models and the like are left out: too slow for survivors."""
+        chosen = f"({self.name}) and not complete and not sentence_transformers"
+        return ["-qq", "-s", "-p", "no:cacheprovider", "-k", chosen, *self.tests]
 
-            # the same examples for every mutant, and no time spent on making a failure small
-            phases = (Phase.explicit, Phase.generate)
-            settings.register_profile("mutation", derandomize=True, database=None, phases=phases)
-            settings.load_profile("mutation")
-            sys.meta_path.insert(0, Loader(path, tree))
-            chosen = ["-k", f"({self.name}) and not complete", *self.tests]
-            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-            code = int(pytest.main([*options, *chosen], plugins=[Watch(self.noticed, note)]))
-            if code == 0:
-                note.write_text("\n".join(sys.modules))
-        os._exit(code)
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report):  # type: ignore[no-untyped-def]
+        if report.failed and not self.failed:
+            self.failed = report.nodeid
 
-    def check(self, folder: Path) -> bool:
-        """Whether the tests pass without a mutant; import here, for all children, what they import."""
-        note = folder / "unchanged"
-        for _ in range(2):  # the second time as fast as the children will be
-            note.unlink(missing_ok=True)
-            begun, path = time.monotonic(), self.files[0]
-            if os.waitpid(self.start(path, ast.parse(path.read_text()), note), 0)[1]:
-                failed = note.read_text() if note.exists() else "at import"
-                print(f"{self.name}: the tests fail without any mutation: {failed}")
-                return False
-            seconds = time.monotonic() - begun
-            for name in note.read_text().splitlines():
-                if name not in sys.modules and name.partition(".")[0] not in ("refimpl", "tests", "conftest"):
-                    with contextlib.suppress(BaseException):
-                        importlib.import_module(name)
-        print(f"{self.name}: the tests take {seconds:.1f} s", flush=True)
-        self.limit = 20 + 5 * seconds
-        note.unlink()
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session):  # type: ignore[no-untyped-def]
+        note = self.folder / "unchanged"
+        if self._fork(note, lambda: self._watch(session.items)) == 0:
+            status = os.wait()[1]
+        seen = json.loads(note.read_text()) if status == 0 else {"failed": "a crash"}
+        if seen["failed"]:
+            print(f"{self.name}: the tests fail without any mutation: {seen['failed']}", flush=True)
+            return True
+        self.seconds, self.calls = seen["seconds"], seen["calls"]
+        print(f"{self.name}: {len(session.items)} tests in {sum(self.seconds.values()):.1f} s", flush=True)
+        for path in self.files:
+            self._try_all(path, session.items)
         return True
 
-    def run(self, path: Path, options: argparse.Namespace, folder: Path) -> tuple[int, int]:
-        """Try every mutant of one file: how many were killed, of how many."""
-        begun, relative = time.monotonic(), path.relative_to(ROOT)
-        todo = [m for m in mutants(path.read_text()) if not options.lines or m.line in options.lines][::-1]
-        count, survivors, by_import, by_time = len(todo), 0, 0, 0
-        running: dict[int, tuple[float, Mutant, Path]] = {}
+    def _fork(self, note: Path, work: Any) -> int:
+        """0 in the parent, whose child writes what ``work`` returns into ``note``; see `children`."""
+        child = os.fork()
+        if child:
+            self.child = child
+            return 0
+        code = 1
+        with contextlib.suppress(BaseException):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
+            note.write_text(json.dumps(work()))
+            code = 0
+        os._exit(code)
+
+    def _run(self, items: list[Any]) -> Iterator[Any]:
+        """Run tests one after another, until one fails."""
+        for i, item in enumerate(items):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=(*items, None)[i + 1])
+            yield item
+            if self.failed:
+                return
+
+    def _watch(self, items: list[Any]) -> dict[str, Any]:
+        """Run all tests without a change, with the functions that each calls and its time."""
+        names = {str(path) for path in self.files}
+        called: set[tuple[str, int]] = set()
+
+        def trace(frame: types.FrameType, event: str, argument: Any) -> None:
+            if frame.f_code.co_filename in names:
+                called.add((frame.f_code.co_filename, frame.f_code.co_firstlineno))
+
+        threading.settrace(trace)
+        sys.settrace(trace)
+        begun = time.monotonic()
+        for item in self._run(items):
+            self.seconds[item.nodeid] = time.monotonic() - begun
+            self.calls[item.nodeid] = sorted(called)
+            called.clear()
+            begun = time.monotonic()
+        sys.settrace(None)
+        return {"failed": self.failed, "seconds": self.seconds, "calls": self.calls}
+
+    def _try_all(self, path: Path, items: list[Any]) -> None:
+        begun, relative, spans = (
+            time.monotonic(),
+            path.relative_to(ROOT),
+            functions(ast.parse(path.read_text())),
+        )
+        lines = self.options.lines
+        todo = [(i, m) for i, m in enumerate(mutants(path.read_text())) if not lines or m.line in lines][::-1]
+        running: dict[int, tuple[float, int, Mutant, Path]] = {}
+        ends, survivors = dict(spans), 0
+        users: dict[int, set[str]] = {low: set() for low in ends}  # of each function: the tests that call it
+        for test, calls in self.calls.items():
+            for file, line in calls:
+                for low, high in spans:
+                    if file == str(path) and low <= line <= high:
+                        users[low].add(test)
+        self.total += len(todo)
+        count = len(todo)
         while todo or running:
-            while todo and len(running) < options.workers:
-                mutant, note = todo.pop(), folder / str(len(todo))
-                running[self.start(path, mutant.tree, note)] = (time.monotonic(), mutant, note)
+            while todo and len(running) < self.options.workers:
+                number, mutant = todo.pop()
+                # what stands outside functions may matter to any test of the family
+                chosen = [t for t in items if not mutant.function or t.nodeid in users[mutant.function]]
+                rank = {name: i - 99 for i, name in enumerate(self.noticed[:99])}
+                chosen.sort(key=lambda t: (rank.get(t.nodeid, 0), self.seconds[t.nodeid]))
+                note = self.folder / str(number)
+                self._fork(note, lambda m=mutant, c=chosen: self._notices(path, m, c))
+                limit = 20 + 10 * sum(self.seconds[t.nodeid] for t in chosen)
+                running[self.child] = (time.monotonic() + limit, number, mutant, note)
             child, status = os.waitpid(-1, os.WNOHANG)
             if not child:
-                for pid, (since, _, _) in running.items():
-                    if time.monotonic() - since > self.limit:  # an endless loop is noticed, too
+                for pid, (until, *_) in running.items():
+                    if time.monotonic() > until:  # an endless loop is noticed, too
                         with contextlib.suppress(ProcessLookupError):
                             os.kill(pid, signal.SIGKILL)
                 time.sleep(0.01)
                 continue
-            _, mutant, note = running.pop(child)
-            by = (
-                note.read_text()
-                if note.exists() and status
-                else "time"
-                if os.WIFSIGNALED(status)
-                else "import"
-            )
+            _, number, mutant, note = running.pop(child)
+            by = json.loads(note.read_text()) if status == 0 else "a crash, or the time it took"
             note.unlink(missing_ok=True)
-            if status == 0:
-                survivors += 1
-            elif by == "time":
-                by_time += 1
-            elif by == "import":
-                by_import += 1
-            else:
-                self.noticed = [by, *(name for name in self.noticed if name != by)][:40]
-            if status == 0 or options.verbose:
-                what = f"killed by {by}," if status else "survived,"
+            if not by and not mutant.function:
+                by = self._notices_anew(path, number)
+            if by in self.seconds:
+                self.noticed = [by, *(name for name in self.noticed if name != by)]
+            survivors += not by
+            if not by or self.options.verbose:
+                what = f"killed by {by}," if by else "survived,"
                 print(f"  {what} line {mutant.line}: {mutant.what}", flush=True)
-        print(
-            f"{relative}: {count - survivors} of {count} mutants killed "
-            f"({by_import} at import, {by_time} by time) in {time.monotonic() - begun:.0f} s",
-            flush=True,
-        )
-        return count - survivors, count
+        self.killed += count - survivors
+        took = time.monotonic() - begun
+        print(f"{relative}: {count - survivors} of {count} mutants killed in {took:.0f} s", flush=True)
+
+    def _notices(self, path: Path, mutant: Mutant, items: list[Any]) -> str:
+        """Which test fails with the mutant; none: ``""``."""
+        try:
+            put_in_place(path, mutant.tree)
+        except Exception as error:
+            return f"import ({type(error).__name__})"
+        for _ in self._run(items):
+            pass
+        return self.failed
+
+    def _notices_anew(self, path: Path, number: int) -> str:
+        """The same in a fresh process, where the module is imported from the mutant's tree."""
+        relative = str(path.relative_to(ROOT))
+        command = [sys.executable, "-m", "tests.mutation", relative, "--one", str(number)]
+        status = subprocess.run(command, capture_output=True, check=False).returncode
+        return "a fresh process" if status else ""
 
 
-def families(asked: list[str]) -> list[Family]:
-    """The families with those files whose path begins with one of ``asked``; all when nothing is."""
+def families(options: argparse.Namespace, folder: Path) -> list[Family]:
+    """The families with those files whose path begins with one of those asked for; all when none is."""
     found = []
     for name, (where, tests) in FAMILIES.items():
         whole = ROOT / where
@@ -325,11 +446,25 @@ def families(asked: list[str]) -> list[Family]:
             path
             for path in (sorted(whole.rglob("*.py")) if whole.is_dir() else [whole])
             if path.name != "__init__.py"
-            and (not asked or any(str(path.relative_to(ROOT)).startswith(a) for a in asked))
+            and (not options.files or any(str(path.relative_to(ROOT)).startswith(a) for a in options.files))
         ]
         if files:
-            found.append(Family(name, files, [*tests, *SHARED]))
+            found.append(Family(name, files, [*tests, *SHARED], options, folder))
     return found
+
+
+def prepare() -> None:
+    """The same examples in every process, none of them kept, and no time spent on making a failure small."""
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    import torch
+    from hypothesis import Phase, settings
+
+    torch.set_num_threads(1)
+    phases = (Phase.explicit, Phase.generate)
+    settings.register_profile("mutation", derandomize=True, database=None, phases=phases)
+    settings.load_profile("mutation")
 
 
 def main() -> int:
@@ -340,27 +475,29 @@ def main() -> int:
     parser.add_argument("--lines", type=int, nargs="*", default=[], help="only mutants of these lines")
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     parser.add_argument("--verbose", action="store_true", help="print which test noticed each mutant")
+    parser.add_argument(
+        "--one", type=int, help="run the tests with one file imported as its mutant of this number"
+    )
     options = parser.parse_args()
-    chosen = families(options.files)
-    if options.list:
-        for path in (path for family in chosen for path in family.files):
-            for mutant in mutants(path.read_text()):
-                print(f"{path.relative_to(ROOT)}:{mutant.line}: {mutant.what}")
-        return 0
-    os.chdir(ROOT)
-    sys.path.insert(0, str(ROOT))
-    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
-    import torch
-
-    torch.set_num_threads(1)
     killed = total = 0
     with tempfile.TemporaryDirectory() as folder:
+        chosen = families(options, Path(folder))
+        if options.list:
+            for path in (path for family in chosen for path in family.files):
+                for mutant in mutants(path.read_text()):
+                    print(f"{path.relative_to(ROOT)}:{mutant.line}: {mutant.what}")
+            return 0
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = folder
+        prepare()
+        if options.one is not None:
+            path = chosen[0].files[0]
+            sys.meta_path.insert(0, Loader(path, mutants(path.read_text())[options.one].tree))
+            return int(pytest.main(["-x", *chosen[0].arguments()]))
         for family in chosen:
-            if not family.check(Path(folder)):
+            pytest.main(family.arguments(), plugins=[family])
+            if not family.total:
                 return 1
-            for path in family.files:
-                dead, count = family.run(path, options, Path(folder))
-                killed, total = killed + dead, total + count
+            killed, total = killed + family.killed, total + family.total
     share = killed / max(total, 1)
     print(f"all: {killed} of {total} mutants killed ({share:.1%})")
     return 0 if share >= options.at_least else 1
