@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -141,6 +142,8 @@ def main() -> None:
     gc.collect()  # DDP's reducer before the group: freed after it, now and then a process waits for ever
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        sys.stdout.flush()
+        os._exit(0)  # all is on the disk; nothing of gloo's is left to wait for
 
 
 if __name__ == "__main__":
