@@ -32,6 +32,7 @@ from refimpl import (
     modules,
     prune,
     quantize,
+    recipes,
     retrieve,
 )
 from refimpl.models import build, load
@@ -1023,7 +1024,82 @@ MEASURE: list[Row] = [
     ),
 ]
 
-ROWS = [*GROUND, *DISTILL, *PRUNE, *QUANTIZE, *LOWRANK, *RETRIEVE, *DATA_AND_MODELS, *MEASURE]
+one_id = torch.zeros(1, 1, dtype=torch.int64)
+counted = torch.full((4,), 0.25)
+
+RECIPES: list[Row] = [
+    ("recipes.load_teacher", lambda: recipes.load_teacher("seq2seq"), ValueError, "kind: got 'seq2seq'"),
+    ("recipes.release", lambda: recipes.release(linear, None, {}, {}, HERE), ValueError, "kind: got None"),
+    ("recipes.evaluate", lambda: recipes.evaluate(None, None, ["a"]), TypeError, "model: got NoneType"),
+    ("recipes.evaluate", lambda: recipes.evaluate(linear, None, ["a"]), TypeError, "eos_token_id"),
+    ("recipes.evaluate", lambda: recipes.evaluate(linear, None, ["a"], limit=0), ValueError, "limit: got 0"),
+    (
+        "recipes.evaluate",
+        lambda: recipes.evaluate(linear, None, ["a"], batch_size=0),
+        ValueError,
+        "batch_size: got 0",
+    ),
+    (
+        "recipes.evaluate",
+        lambda: recipes.evaluate(models.make("bert"), None, ["a"], length=10_000),
+        ValueError,
+        "length: got 10000",
+    ),
+    (
+        "recipes.token_scores",
+        lambda: recipes.token_scores(linear, one_id, one_id),
+        TypeError,
+        "model: got Lin",
+    ),
+    ("recipes.token_scores", lambda: recipes.token_scores(linear, one_id, one_id[0]), ValueError, "labels"),
+    ("recipes.causal_rows", lambda: recipes.causal_rows(None, ["a"]), TypeError, "tokenizer: got NoneType"),
+    ("recipes.masked_rows", lambda: recipes.masked_rows(None, ["a"]), TypeError, "tokenizer: got NoneType"),
+    ("recipes.chain", lambda: recipes.chain(None, "abc", 0), TypeError, "texts: got one str"),
+    ("recipes.chain", lambda: recipes.chain(None, [], 0), ValueError, "texts: got nothing"),
+    ("recipes.blocks", lambda: recipes.blocks(torch.arange(3), 4), ValueError, "tokens: got 3"),
+    ("recipes.blocks", lambda: recipes.blocks(torch.arange(3), 2), ValueError, "length: got 2"),
+    ("recipes.windows", lambda: recipes.windows(torch.arange(1), 4), ValueError, "tokens: got 1"),
+    ("recipes.windows", lambda: recipes.windows(torch.arange(9), 0), ValueError, "length: got 0"),
+    (
+        "recipes.next_tokens",
+        lambda: recipes.next_tokens(torch.arange(3)),
+        ValueError,
+        "ids: got 1 dimensions",
+    ),
+    (
+        "recipes.mask_tokens",
+        lambda: recipes.mask_tokens(one_id, 0, 4, [], torch.Generator(), share=0),
+        ValueError,
+        "share: got 0",
+    ),
+    ("recipes.unigram", lambda: recipes.unigram(torch.arange(5), 4), ValueError, "tokens: got"),
+    ("recipes.unigram", lambda: recipes.unigram(torch.ones(3), 4), TypeError, "tokens: got dtype"),
+    ("recipes.bigram", lambda: recipes.bigram(torch.arange(0), 4), ValueError, "tokens: got none"),
+    ("recipes.score_next", lambda: recipes.score_next(counted, one_id, one_id[0]), ValueError, "labels"),
+    (
+        "recipes.score_next",
+        lambda: recipes.score_next(counted, one_id, one_id - 100),
+        ValueError,
+        "labels: got",
+    ),
+    (
+        "recipes.score_masked",
+        lambda: recipes.score_masked(counted, counted.expand(4, 4), one_id, one_id, 3),
+        ValueError,
+        "first or last column",
+    ),
+    ("recipes.training_texts", lambda: recipes.training_texts(0), ValueError, "repeats: got 0"),
+    ("recipes.held_out", lambda: recipes.held_out("all"), ValueError, "split: got 'all'"),
+    ("recipes.without_copies", lambda: recipes.without_copies("abc", []), TypeError, "texts: got one str"),
+    ("recipes.wordpiece", lambda: recipes.wordpiece([]), ValueError, "texts: got nothing"),
+    ("recipes.wordpiece", lambda: recipes.wordpiece(["a"], 10), ValueError, "size: got 10"),
+    ("recipes.byte_bpe", lambda: recipes.byte_bpe("abc"), TypeError, "texts: got one str"),
+    ("recipes.byte_bpe", lambda: recipes.byte_bpe(["a"], 256), ValueError, "size: got 256"),
+    ("recipes.Settings", lambda: recipes.Settings(steps=0), ValueError, "steps: got 0"),
+    ("recipes.Settings", lambda: recipes.Settings(1, width=10, heads=3), ValueError, "width: got 10"),
+]
+
+ROWS = [*GROUND, *DISTILL, *PRUNE, *QUANTIZE, *LOWRANK, *RETRIEVE, *DATA_AND_MODELS, *MEASURE, *RECIPES]
 
 # Takes anything of its type, or is a record that other functions fill in.
 NO_BAD_INPUT = {
@@ -1054,6 +1130,7 @@ NO_BAD_INPUT = {
     "modules.steps_of",
     "prune.Bitmask",
     "prune.Block",
+    "recipes.Evaluation",
     "retrieve.Exact",
     "retrieve.Hit",
     "retrieve.Item",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refimpl import calibration, distill, lowrank, measure, prune, quantize, retrieve
+from refimpl import calibration, distill, lowrank, measure, prune, quantize, recipes, retrieve
 from tests.contracts import models
 
 
@@ -347,6 +347,44 @@ PURE += [
         "retrieve.mean_reciprocal_rank",
         retrieve.mean_reciprocal_rank,
         lambda: (torch.tensor([[3, 1, 2]]), torch.tensor([1])),
+        half=False,
+    ),
+]
+
+# -- recipes ---------------------------------------------------------------------------------------------
+
+
+def _ids() -> Tensor:
+    return torch.arange(24).view(3, 8) % 7
+
+
+def _middle() -> Tensor:
+    """Labels of `_ids` in two columns, none at an end of a row."""
+    return torch.where(torch.isin(torch.arange(8), torch.tensor([2, 3])), _ids(), -100)
+
+
+PURE += [
+    Pure("recipes.blocks", lambda x: recipes.blocks(x, 5, 8, 9), lambda: (_ids().flatten(),), half=False),
+    Pure("recipes.windows", lambda x: recipes.windows(x, 5), lambda: (_ids().flatten(),), half=False),
+    Pure("recipes.next_tokens", recipes.next_tokens, lambda: (_ids(),), half=False),
+    Pure(
+        "recipes.mask_tokens",
+        lambda x: recipes.mask_tokens(x, 8, 9, [0], torch.Generator().manual_seed(0)),
+        lambda: (_ids(),),
+        half=False,
+    ),
+    Pure("recipes.unigram", lambda x: recipes.unigram(x, 7), lambda: (_ids().flatten(),), half=False),
+    Pure("recipes.bigram", lambda x: recipes.bigram(x, 7), lambda: (_ids().flatten(),), half=False),
+    Pure(
+        "recipes.score_next",
+        recipes.score_next,
+        lambda: (torch.full((7, 7), 0.125), _ids(), _middle()),
+        half=False,
+    ),
+    Pure(
+        "recipes.score_masked",
+        lambda one, two, ids, labels: recipes.score_masked(one, two, ids, labels, 6),
+        lambda: (torch.full((7,), 0.125), torch.full((7, 7), 0.125), _ids(), _middle()),
         half=False,
     ),
 ]
