@@ -19,6 +19,7 @@ import ast
 import builtins
 import contextlib
 import copy
+import gc
 import importlib.abc
 import importlib.util
 import inspect
@@ -311,6 +312,8 @@ class Family:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session):  # type: ignore[no-untyped-def]
+        gc.collect()
+        gc.freeze()  # a child's collector would copy every page that the parent shares with it
         note = self.folder / "unchanged"
         if self._fork(note, lambda: self._watch(session.items)) == 0:
             status = os.wait()[1]

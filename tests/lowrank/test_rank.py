@@ -46,6 +46,7 @@ def test_rank_for_keep_by_hand():
     assert lowrank.rank_for_keep(1000, 1000, 0.8) == 400
     assert lowrank.rank_for_keep(100, 100, 0.58) == 29  # 0.58 * 10000 / 200 is 28.999999999999996
     assert lowrank.rank_for_keep(4, 4, 0.4) == 0
+    assert lowrank.rank_for_keep(1, 9, 0.9) == lowrank.rank_for_keep(9, 1, 0.9) == 0
     assert lowrank.rank_for_keep(384, 1536, 0.5) == lowrank.rank_for_keep(1536, 384, 0.5) == 153
 
 
@@ -64,6 +65,7 @@ def test_room_for_rounding_and_no_more():
     s = torch.full((10,), 0.1)
     assert [lowrank.rank_for_energy(s, k / 10) for k in range(1, 11)] == list(range(1, 11))
     assert lowrank.rank_for_energy(s, 0.3 + 1e-9) == 4
+    assert lowrank.rank_for_energy(torch.ones(2), 0.5 + 1e-12) == 1
 
 
 def test_energies_are_summed_in_fp64():
