@@ -115,9 +115,13 @@ def test_mse_defaults():
     assert listed(mse_range(x)) == listed(mse_range(x, 8, False, True, 100))
     assert listed(mse_range(x)) != listed(mse_range(x, 9))
     assert listed(mse_range(x)) != listed(mse_range(x, symmetric=True))
+    assert listed(mse_range(x, 2)) == listed(mse_range(x, 2, steps=100)) != listed(mse_range(x, 2, steps=101))
 
 
 def test_mse_tries_the_smallest_share_and_prefers_the_wider_of_equals():
     """±0.5 falls on the 2-bit grid of half the range; an upper end of 1e-9 changes nothing."""
-    assert mse_range(torch.tensor([[0.5, -0.5, 0.5, 1.0]]), 2, symmetric=True, steps=2)[1].tolist() == [0.5]
+    for scale in (0.25, 4.0):
+        x = scale * torch.tensor([[0.5, -0.5, 0.5, 1.0]])
+        assert mse_range(x, 2, symmetric=True, steps=2)[1].tolist() == [0.5 * scale]
+        assert listed(mse_range(x, 2, steps=1)) == listed(minmax_range(x))
     assert mse_range(torch.tensor([[-3.0, -1.0, -2.0, 1e-9]]))[1].item() == pytest.approx(1e-9)
