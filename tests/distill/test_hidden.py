@@ -157,6 +157,12 @@ def test_half_precision_is_computed_in_fp32(dtype):
         torch.testing.assert_close(half, full, rtol=1e-6, atol=0)
 
 
+def test_a_projection_of_half_precision_gives_fp32():
+    maps, x = Projections(64, 32, [0]).bfloat16(), randn(3, 64, dtype=torch.bfloat16)
+    assert torch.equal(maps(0, x), x.float() @ maps.maps["0"].weight.float().T)
+    assert maps(0, x.double()).dtype == torch.float64
+
+
 def test_autocast_does_not_reach_the_projection():
     a, b, maps = randn(2, 3, 64).float(), randn(2, 3, 32, seed=1).float(), Projections(64, 32, [0])
     plain = hidden_loss([a], [b], {0: 0}, projections=maps)

@@ -104,9 +104,7 @@ def distilbert_from(
     )
     config._attn_implementation = old._attn_implementation
     kind = DistilBertForMaskedLM if isinstance(teacher, BertForMaskedLM) else DistilBertModel
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # the random start values are overwritten: leave the caller's seed
+    with torch.random.fork_rng(devices=[]):  # its random values are overwritten: leave the caller's generator
         student = kind(config).to(teacher.device).eval()  # type: ignore[arg-type]
     given = teacher.state_dict(keep_vars=True)
     prefix = "bert." if isinstance(teacher, BertForMaskedLM) else ""

@@ -75,9 +75,7 @@ def make_student(
     config, narrower = _config(teacher, path, kept, hidden_size, heads, intermediate_size)
     if share_embeddings and config.hidden_size != teacher.config.hidden_size:
         raise ValueError(f"share_embeddings: got True with hidden_size={hidden_size}; takes the same width")
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # the random start values are overwritten: leave the caller's seed
+    with torch.random.fork_rng(devices=[]):  # its random values are overwritten: leave the caller's generator
         student = type(teacher)(config).to(teacher.device).eval()  # type: ignore[arg-type]
     _leave_out_absent(student, teacher)
 
@@ -122,11 +120,18 @@ def _config(
             f"layers: got {kept} of a teacher with scale_attn_by_inverse_layer_idx, where a layer's place is part "
             "of what it computes; takes the first layers"
         )
+    if hidden_size is not None or heads is not None:
+        config.hidden_size, config.num_attention_heads = _widths(old, hidden_size, heads)
+    _set_intermediate_size_(config, teacher, path, intermediate_size)
+    return config, config.hidden_size != old.hidden_size
+
+
+def _widths(old: Any, hidden_size: int | None, heads: int | None) -> tuple[int, int]:
+    """Width and number of heads: whole heads, unless both are given."""
     width = old.hidden_size // old.num_attention_heads
     if heads is not None:
         check_int("heads", heads, 1, old.num_attention_heads)
-    if hidden_size is None:
-        hidden_size = old.hidden_size if heads is None else heads * width
+    hidden_size = (heads or 0) * width if hidden_size is None else hidden_size
     check_int("hidden_size", hidden_size, 1, old.hidden_size)
     heads = hidden_size // width if heads is None else heads
     if heads == 0 or hidden_size % heads or hidden_size // heads > width:
@@ -134,9 +139,7 @@ def _config(
             f"hidden_size: got {hidden_size}; takes a multiple of the teacher's head width {width}, or heads "
             f"that divide it into widths of at most {width}"
         )
-    config.hidden_size, config.num_attention_heads = hidden_size, heads
-    _set_intermediate_size_(config, teacher, path, intermediate_size)
-    return config, hidden_size != old.hidden_size
+    return hidden_size, heads
 
 
 def _set_intermediate_size_(config: Any, teacher: PreTrainedModel, path: str, wanted: int | None) -> None:
