@@ -27,8 +27,15 @@ def names(requirements: list[str]) -> set[str]:
     return {IMPORTED_AS.get(name, name.replace("-", "_")) for name in found}
 
 
-CORE = names(PROJECT["dependencies"]) | {"refimpl"} | sys.stdlib_module_names
-EXTRAS = set().union(*(names(PROJECT["optional-dependencies"][e]) for e in ("retrieve", "hub", "notebooks")))
+CORE = (
+    names(PROJECT["dependencies"]) | {"refimpl", "tokenizers"} | sys.stdlib_module_names
+)  # transformers needs tokenizers
+EXTRAS = set().union(
+    *(
+        names(PROJECT["optional-dependencies"][e])
+        for e in ("retrieve", "distill", "search", "hub", "notebooks")
+    )
+)
 
 
 def imported(node: ast.AST) -> list[str]:
