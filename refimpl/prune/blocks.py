@@ -15,11 +15,14 @@ __all__ = ["check_block", "keep_groups_"]
 
 
 def check_block(model: nn.Module, block: Block) -> None:
-    """Raise before anything is changed if a weight of the block is not finite or not a plain parameter."""
+    """Raise before anything is changed if a parameter of the block is not finite or not a plain one."""
     for name in block.layers:
-        if not isinstance(get(model, name).weight, nn.Parameter):
+        layer = get(model, name)
+        if not isinstance(layer.weight, nn.Parameter):
             raise ValueError(f"{name}.weight: got a reparametrised weight; takes a plain parameter")
-        check_tensor(f"{name}.weight", weight_of(get(model, name)), finite=True)
+        check_tensor(f"{name}.weight", layer.weight, finite=True)
+        if layer.bias is not None:
+            check_tensor(f"{name}.bias", layer.bias, finite=True)
 
 
 def keep_groups_(model: nn.Module, block: Block, keep: torch.Tensor) -> dict[str, Any]:

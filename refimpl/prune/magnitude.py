@@ -49,7 +49,6 @@ def magnitude_masks(
         TypeError, ValueError: nothing to prune, bad tensors, sparsity or scope.
     """
     check_choice("scope", scope, ("layer", "global"))
-    check_number("sparsity", sparsity, 0, 1)
     if not weights:
         raise ValueError("weights: got none; takes at least one tensor")
     scores = {name: magnitude_scores(w) for name, w in weights.items()}

@@ -1,5 +1,6 @@
 """Masks: exact counts whatever the ties, and the entries that a naive sort would remove."""
 
+import sys
 from fractions import Fraction
 
 import pytest
@@ -32,6 +33,14 @@ def test_the_tolerance_is_of_rounding_not_of_taste(n):
     """Just under one whole entry is none; only rounding error is forgiven."""
     assert removed_count(n, (1 - 1e-13) / n) == 0
     assert removed_count(n, 1 - 1e-13) == n - 1
+    eps = sys.float_info.epsilon
+    assert (removed_count(1, 1 - 4 * eps), removed_count(1, 1 - 4.5 * eps)) == (1, 0)
+
+
+def test_fp64_scores_are_compared_in_fp64():
+    """In fp32 the two would be equal, and the first would go."""
+    scores = torch.tensor([1 + 1e-12, 1.0], dtype=torch.float64)
+    assert mask_from_scores(scores, 0.5).tolist() == [True, False]
 
 
 def naive_mask(scores, sparsity):

@@ -154,6 +154,7 @@ CSR, MASK, PAIR = encode_csr(W), encode_bitmask(W), encode_two_four(W)
         (lambda: encode_two_four(torch.ones(1, 4)), "more than 2"),
         (lambda: encode_two_four(torch.ones(1, 6)), "multiple of 4"),
         (lambda: encode_csr(torch.ones(2, 40000), torch.int16), "takes a wider one"),
+        (lambda: encode_csr(torch.ones(2, 20000), torch.int16), "takes a wider one"),
         (lambda: encode_csr(torch.zeros(2, 32769), torch.int16), "takes a wider one"),
         (lambda: encode_csr(torch.ones(2, 2), torch.int8), "index_dtype: got torch.int8"),
         (lambda: csr_bytes((4,), 1), "takes \\(rows, columns\\)"),

@@ -378,3 +378,14 @@ def test_a_refusal_comes_before_any_change():
     with pytest.raises(ValueError, match="reparametrised"):
         prune_(model, Neurons(0.5))
     assert modules.features(model.encoder.layer[0].output.dense) == (48, 32)
+
+
+@pytest.mark.parametrize("parameter", ["output.dense.weight", "output.dense.bias", "intermediate.dense.bias"])
+def test_a_parameter_that_is_not_finite_is_refused_before_any_change(parameter):
+    """Groups removed by number need no scores, which would have looked at it."""
+    model = make("bert")
+    with torch.no_grad():
+        model.get_parameter(f"encoder.layer.1.{parameter}").view(-1)[0] = torch.nan
+    with pytest.raises(ValueError, match=rf"encoder\.layer\.1\.{parameter}: got NaN"):
+        prune_(model, Neurons(remove={0: [1], 1: [1]}))
+    assert modules.features(model.encoder.layer[0].output.dense) == (48, 32)
