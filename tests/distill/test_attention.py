@@ -236,8 +236,14 @@ def test_half_precision_is_computed_in_fp32(dtype):
     ):
         half = loss(x, y)
         assert half.dtype == torch.float32
+        assert attention_loss(s, t, torch.ones(2, 4), from_scores=True).dtype == torch.float32
         torch.testing.assert_close(half, loss(x.float(), y.float()), rtol=1e-6, atol=0)
     assert attention_loss(p, p).item() >= 0
+
+
+def test_rounded_probabilities_are_made_to_sum_to_one():
+    q, p = randn(1, 2, 3, 3).softmax(-1), randn(1, 2, 3, 3, seed=1).softmax(-1)
+    torch.testing.assert_close(attention_loss(q * 1.005, p * 0.995), attention_loss(q, p))
 
 
 def test_autocast_does_not_reach_the_relations():
