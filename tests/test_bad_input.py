@@ -335,6 +335,34 @@ DISTILL: list[Row] = [  # the long lists are in tests/distill
     ("distill.soft_term", lambda: distill.soft_term(0), ValueError, "temperature: got 0"),
     ("distill.soft_term", lambda: distill.soft_term(2, "back"), ValueError, "direction: got 'back'"),
     ("distill.soft_term", lambda: distill.soft_term(2, over="all"), ValueError, "over: got 'all'"),
+    (
+        "distill.chunked_kd_loss",  # all of them: tests/distill/test_vocabulary.py
+        lambda: distill.chunked_kd_loss(student, torch.ones(5, 3), teacher, torch.ones(6, 3)),
+        ValueError,
+        "teacher_weight: got a vocabulary of 6",
+    ),
+    (
+        "distill.topk_targets",
+        lambda: distill.topk_targets(teacher, 4),
+        ValueError,
+        "k: got 4; takes an integer from 1 to 3",
+    ),
+    ("distill.topk_targets", lambda: distill.topk_targets(teacher * nan, 1), ValueError, "teacher_logits"),
+    (
+        "distill.topk_kd_loss",  # all of them, and of the files: tests/distill/test_targets.py
+        lambda: distill.topk_kd_loss(student, *distill.topk_targets(teacher, 2), rest="drop"),
+        ValueError,
+        "rest: got 'drop'",
+    ),
+    ("distill.write_targets", lambda: distill.write_targets(HERE, [teacher], 0), ValueError, "k: got 0"),
+    (
+        "distill.write_targets",
+        lambda: distill.write_targets(HERE, [teacher], 1, teacher=1),
+        TypeError,
+        "teacher: got int",
+    ),
+    ("distill.open_targets", lambda: distill.open_targets(HERE), ValueError, "folder: got no targets"),
+    ("distill.stored_term", lambda: distill.stored_term(HERE), TypeError, "targets: got str"),
     ("distill.hidden_term", lambda: distill.hidden_term([1, 2]), TypeError, "layer_map: got"),
     ("distill.hidden_term", lambda: distill.hidden_term({1: 2.0}), TypeError, "layer_map: got 2.0"),
     ("distill.hidden_term", lambda: distill.hidden_term({1: 2}, print), TypeError, "modules: got"),
@@ -1117,6 +1145,7 @@ NO_BAD_INPUT = {
     "data.Example",
     "data.Pair",
     "data.topics",  # takes nothing
+    "distill.Targets",  # open_targets makes it
     "distill.cosine_term",  # takes nothing
     "distill.hard_term",  # takes nothing
     "lowrank.Factors",

@@ -43,6 +43,7 @@ class Term:
         modules: training-only modules that ``loss`` uses, e.g. projections: trained with the student, kept
             in the Trainer's checkpoints, never part of the student.
         teacher: False if ``loss`` makes no use of the teacher.
+        columns: entries of the data that ``loss`` reads and no model takes; the Trainer keeps them.
         schedules: quantities that ``loss`` lets follow the progress, by the name under which they are logged.
         name: the name in the log; the function's by default.
 
@@ -56,6 +57,7 @@ class Term:
     needs: tuple[str, ...] = ()
     modules: nn.Module | None = None
     teacher: bool = True
+    columns: tuple[str, ...] = ()
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     name: str = ""
 

@@ -199,10 +199,11 @@ class DistillationTrainer(Trainer):
             return student, _run(self.teacher, self.teacher, given, needs)
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Keep the columns that only the teacher takes, e.g. token types beside a DistilBERT."""
+        """Keep the columns that only the teacher takes (token types beside a DistilBERT), or only a term."""
         super()._set_signature_columns_if_needed()
         columns = list(self._signature_columns)
-        self._signature_columns = [*columns, *sorted(self._teacher_takes - set(columns))]
+        more = self._teacher_takes.union(*(term.columns for _, term in self.terms))
+        self._signature_columns = [*columns, *sorted(more - set(columns))]
 
     # ---- log ---------------------------------------------------------------------------------------------
 

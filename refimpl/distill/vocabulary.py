@@ -61,8 +61,8 @@ def chunked_kd_loss(
 
     With ``z = student_hidden @ student_weight.T + student_bias`` and ``t`` likewise it is
     ``alpha * kd_loss(z, t, temperature, mask, direction) + (1 - alpha) * CE(z, labels)``: the same value and
-    the same gradients. Memory beyond the gradients is two chunks of logits (``2 * chunk * V`` numbers, plus the
-    softmax's row sums) instead of several times ``tokens * V``.
+    the same gradients. Memory beyond the gradients is four chunks of logits (``4 * chunk * V`` numbers; five with
+    labels) instead of several times ``tokens * V``, and an fp32 copy of the matrices if they are in half.
 
     Which positions count is as in `distillation_loss`: the hard term averages over the labels that are not
     ``ignore_index``; the soft term over the mask, without a mask over those labels, without labels over all.
@@ -214,8 +214,9 @@ class _Chunked(torch.autograd.Function):
         """The kept gradients times that of the loss."""
         if torch.is_grad_enabled():  # they are constants here, so gradients of them would be silently wrong
             raise RuntimeError("chunked_kd_loss: got create_graph=True; takes one backward, use kd_loss for two")
+        same = bool(d_loss == 1)  # then no second copy of a gradient of [V, d] is needed
         found = [
-            None if g is None else (g * d_loss).to(dtype)
+            None if g is None else (g if same else g * d_loss).to(dtype)
             for g, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return (*found, *[None] * 8)

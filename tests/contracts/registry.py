@@ -178,6 +178,29 @@ RUNNERS += [
     Runner("distill.distilbert_from", lambda model, _: distill.distilbert_from(model)),  # type: ignore[arg-type]
 ]
 
+
+def _from_hidden(s: Tensor, t: Tensor, m: Tensor, **kwargs: Any) -> Tensor:
+    """The chunked loss of given logits: they are the hidden states, the output matrix is the identity."""
+    eye = torch.eye(s.shape[-1], dtype=s.dtype)
+    return distill.chunked_kd_loss(s, eye, t, eye, 2.0, m, chunk=3, **kwargs)
+
+
+def _topk(s: Tensor, t: Tensor, m: Tensor, rest: str = "bucket") -> Tensor:
+    t = torch.where(m[..., None], t, torch.zeros((), dtype=t.dtype))  # targets are made of finite logits
+    return distill.topk_kd_loss(s, *distill.topk_targets(t, 3, 2.0), 2.0, m, rest)
+
+
+LOSSES += [
+    Loss("distill.chunked_kd_loss", _from_hidden),
+    Loss("distill.chunked_kd_loss reverse", lambda s, t, m: _from_hidden(s, t, m, direction="reverse")),
+    Loss(
+        "distill.chunked_kd_loss with labels",
+        lambda s, t, m: _from_hidden(s, t, m, labels=_labels(m, s.shape[-1]), alpha=0.5),
+    ),
+    Loss("distill.topk_kd_loss", _topk),
+    Loss("distill.topk_kd_loss renormalize", lambda s, t, m: _topk(s, t, m, "renormalize")),
+]
+
 # -- prune -----------------------------------------------------------------------------------------------
 
 SPARSIFIERS.append(Sparsifier("prune.mask_from_scores", prune.mask_from_scores))
