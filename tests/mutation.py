@@ -210,31 +210,35 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-def put_in_place(path: Path, tree: ast.Module) -> None:
+def put_in_place(path: Path, tree: ast.Module) -> bool:
     """Give the functions of the imported module the code, and the constants the values, of ``tree``.
 
-    Functions and classes stay the same objects, so whoever imported them sees the change.
+    Functions and classes stay the same objects, so whoever imported them sees the change. Returns whether a
+    constant was changed: one that is made of the module's own classes is not, nor is what was made from it.
     """
     module = sys.modules[module_name(path)]
     fresh = types.ModuleType(module.__name__)
     fresh.__dict__.update(__file__=str(path), __package__=module.__package__)
     exec(compile(tree, str(path), "exec"), fresh.__dict__)
-    _take_over(module, vars(module), vars(fresh), str(path))
+    return _take_over(module, vars(module), vars(fresh), str(path))
 
 
-def _take_over(owner: Any, old: Any, new: dict[str, Any], path: str) -> None:
+def _take_over(owner: Any, old: Any, new: dict[str, Any], path: str) -> bool:
+    changed = False
     for name, value in list(new.items()):
         was = old.get(name)
         if isinstance(value, type) and value is not was:
             if isinstance(was, type) and value.__module__ == was.__module__ == new.get("__name__"):
-                _take_over(was, vars(was), dict(vars(value)), path)
+                changed |= _take_over(was, vars(was), dict(vars(value)), path)
         elif (function := _function(value)) is not None and (twin := _function(was)) is not None:
             if function.__code__.co_filename == path:
                 twin.__code__ = function.__code__
             # of defaults only numbers and texts: an instance would be one of another class
             if twin.__defaults__ is not None and len(twin.__defaults__) == len(function.__defaults__ or ()):
                 pairs = zip(twin.__defaults__, function.__defaults__ or (), strict=True)
-                twin.__defaults__ = tuple(b if _plain(a) and _plain(b) else a for a, b in pairs)
+                defaults = tuple(b if _plain(a) and _plain(b) else a for a, b in pairs)
+                changed |= twin.__defaults__ != defaults
+                twin.__defaults__ = defaults
             for key, default in (function.__kwdefaults__ or {}).items():
                 if _plain(default):
                     twin.__kwdefaults__[key] = default
@@ -242,9 +246,11 @@ def _take_over(owner: Any, old: Any, new: dict[str, Any], path: str) -> None:
                 was.cache_clear()
         elif _plain(value) and _plain(was) and not name.startswith("__") and value != was:
             setattr(owner, name, value)
+            changed = True
             for other in list(sys.modules.values()):  # who imported the constant by its name
                 if getattr(other, "__dict__", {}).get(name) is was and isinstance(owner, types.ModuleType):
                     setattr(other, name, value)
+    return changed
 
 
 def _function(value: Any) -> types.FunctionType | None:
@@ -359,6 +365,8 @@ class Family:
             if frame.f_code.co_filename in names:
                 called.add((frame.f_code.co_filename, frame.f_code.co_firstlineno))
 
+        for path in self.files:  # what does not survive this would not survive any mutant
+            put_in_place(path, ast.parse(path.read_text()))
         threading.settrace(trace)
         sys.settrace(trace)
         begun = time.monotonic()
@@ -425,7 +433,8 @@ class Family:
     def _notices(self, path: Path, mutant: Mutant, items: list[Any]) -> str:
         """Which test fails with the mutant; none: ``""``."""
         try:
-            put_in_place(path, mutant.tree)
+            if not put_in_place(path, mutant.tree) and not mutant.function:
+                return ""  # left to a fresh process
         except Exception as error:
             return f"import ({type(error).__name__})"
         for _ in self._run(items):

@@ -389,3 +389,22 @@ def test_a_parameter_that_is_not_finite_is_refused_before_any_change(parameter):
     with pytest.raises(ValueError, match=rf"encoder\.layer\.1\.{parameter}: got NaN"):
         prune_(model, Neurons(remove={0: [1], 1: [1]}))
     assert modules.features(model.encoder.layer[0].output.dense) == (48, 32)
+
+
+def test_heads_two_wide_need_the_gram():
+    """The norms of single features do not say what two of them add together."""
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c_attn, self.c_proj = nn.Linear(4, 12), nn.Linear(4, 4)
+            self.num_heads, self.split_size = 2, 4
+
+    model = Attention()
+    block = find_blocks(model, ATTENTION)["c_proj"]
+    stats = {"c_proj": calibration.LayerStats(count=3, sum_sq=torch.ones(4))}
+    with pytest.raises(ValueError, match="got 'c_proj' without 'gram'; takes"):
+        group_scores(model, block, "output", stats)
+    stats["c_proj"].gram = torch.eye(4)
+    want = model.c_proj.weight.detach().reshape(4, 2, 2).transpose(0, 1).reshape(2, -1).norm(dim=1)
+    torch.testing.assert_close(group_scores(model, block, "output", stats), want)
