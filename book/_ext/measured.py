@@ -6,6 +6,7 @@ warning, and so fails the build with ``-W``.
 
 from __future__ import annotations
 
+import ast
 import json
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,8 @@ def glued(path: Path, modified: float) -> dict[str, str]:
             name = output.get("metadata", {}).get("scrapbook", {}).get("name")
             if name and MIME in output.get("data", {}):
                 text = output["data"][MIME]
-                found[name] = "".join(text) if isinstance(text, list) else text
+                # quoted as `book_kit.glue` writes it
+                found[name] = ast.literal_eval("".join(text))
     return found
 
 

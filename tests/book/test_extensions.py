@@ -27,7 +27,7 @@ def notebook(**values: str) -> str:
     outputs = [
         {
             "output_type": "display_data",
-            "data": {"application/papermill.record/text/plain": text},
+            "data": {"application/papermill.record/text/plain": repr(text)},
             "metadata": {"scrapbook": {"name": key, "mime_prefix": "application/papermill.record/"}},
         }
         for key, text in values.items()

@@ -26,7 +26,7 @@ def shown(monkeypatch):
 def test_glue_writes_what_myst_nb_reads(shown):
     glue("a.key", 0.68349, "{:.2f}")
     ((data, options),) = shown
-    assert data == {"application/papermill.record/text/plain": "0.68"}
+    assert data == {"application/papermill.record/text/plain": "'0.68'"}
     assert options["metadata"]["scrapbook"] == {
         "name": "a.key",
         "mime_prefix": "application/papermill.record/",

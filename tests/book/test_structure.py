@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -121,6 +122,16 @@ def test_every_glued_number_exists(chapter):
 
 
 @each_chapter
+def test_glued_numbers_are_shown_as_they_were_formatted(chapter):
+    """MyST-NB evaluates what is glued: unquoted, "2,984" is shown as (2, 984) and "0.70" as 0.7."""
+    for cell in cells(chapter, "code"):
+        for output in cell["outputs"]:
+            text = output.get("data", {}).get("application/papermill.record/text/plain")
+            if text is not None:
+                assert isinstance(ast.literal_eval("".join(text)), str), text
+
+
+@each_chapter
 def test_the_chapter_has_its_parts(chapter):
     text = prose(chapter).lower()
     for part in (
@@ -209,8 +220,6 @@ FAMILIES = ("distill", "prune", "quantize", "lowrank", "share", "retrieve")
 )
 def test_arrows_point_down(path):
     """Recipes stand on everything; a family imports the ground floor and itself; the ground floor no family."""
-    import ast
-
     parts = path.relative_to(ROOT).with_suffix("").parts
     own = parts[1] if len(parts) > 1 else ""
     for node in ast.walk(ast.parse(path.read_text())):

@@ -15,12 +15,10 @@ __all__ = ["Origin", "StudentRecord", "fill_"]
 
 
 class Origin(NamedTuple):
-    """Where one tensor of a student came from.
+    """Where one tensor of a student came from: the teacher's tensor ``name``, and ``how``.
 
-    Attributes:
-        name: the teacher's tensor.
-        how: ``"whole"`` (a copy), ``"part"`` (a copy of some of its entries), ``"shared"`` (the teacher's
-            memory itself, frozen), ``"folded"`` (another tensor was added).
+    ``"whole"``: a copy; ``"part"``: a copy of some of its entries; ``"shared"``: the teacher's memory itself,
+    frozen; ``"folded"``: another tensor was added.
     """
 
     name: str
