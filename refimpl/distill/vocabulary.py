@@ -29,7 +29,7 @@ from refimpl.distill.positions import mean_over
 
 __all__ = ["chunked_kd_loss"]
 
-CHUNK = 128  # rows; measured in tests/bench/distill.py
+CHUNK = 64  # rows; memory and time by chunk: tests/bench/distill.py
 
 
 class _Settings(NamedTuple):
@@ -213,7 +213,9 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         """The kept gradients times that of the loss."""
         if torch.is_grad_enabled():  # they are constants here, so gradients of them would be silently wrong
-            raise RuntimeError("chunked_kd_loss: got create_graph=True; takes one backward, use kd_loss for two")
+            raise RuntimeError(
+                "chunked_kd_loss: got create_graph=True; takes one backward, use kd_loss for two"
+            )
         same = bool(d_loss == 1)  # then no second copy of a gradient of [V, d] is needed
         found = [
             None if g is None else (g if same else g * d_loss).to(dtype)
