@@ -318,6 +318,8 @@ class Family:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session):  # type: ignore[no-untyped-def]
+        if session.testsfailed:  # while they were collected: pytest says which
+            return None
         gc.collect()
         gc.freeze()  # a child's collector would copy every page that the parent shares with it
         note = self.folder / "unchanged"

@@ -204,3 +204,10 @@ def test_absmax_needs_both_ends():
             _ = calibration.LayerStats(**half).absmax
     both = calibration.LayerStats(low=torch.tensor([-3.0, 1.0]), high=torch.tensor([2.0, 4.0]))
     assert both.absmax.tolist() == [3.0, 4.0]
+
+
+def test_frozen_weights_have_inputs_but_no_gradients():
+    model = nn.Sequential(nn.Linear(3, 2)).requires_grad_(False)
+    assert calibration.calibrate(model, [torch.ones(2, 3)])["0"].count == 2
+    with pytest.raises(ValueError, match=r"collect: got 'grad_sq' for frozen layers \['0'\]"):
+        calibration.calibrate(model, [torch.ones(2, 3)], collect=("grad_sq",))
