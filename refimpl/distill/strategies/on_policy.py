@@ -112,7 +112,7 @@ class OnPolicyTrainer(DistillationTrainer):
             draw = random.Random(f"{self.args.seed} {self.state.global_step} {index}")
             if draw.random() < fraction:
                 seed = draw.getrandbits(48) + self.args.process_index
-                yield self._written(self._prepare_inputs(batch), seed)
+                yield self._written(batch, seed)
             else:
                 yield batch
 
