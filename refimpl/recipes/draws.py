@@ -36,8 +36,8 @@ class Draws(Dataset):
 class Collator:
     """Blocks to a batch with labels; the masks of a masked LM are new at each draw, seeded by its number."""
 
-    def __init__(self, kind: str, tokenizer: Any, seed: int) -> None:
-        self.kind, self.tokenizer, self.seed = kind, tokenizer, seed
+    def __init__(self, kind: str, tokenizer: Any, seed: int, share: float = 0.15) -> None:
+        self.kind, self.tokenizer, self.seed, self.share = kind, tokenizer, seed, share
 
     def __call__(self, drawn: list[tuple[int, Tensor]]) -> dict[str, Tensor]:
         """``input_ids`` and ``labels``, ``[B, L]`` each."""
@@ -47,5 +47,7 @@ class Collator:
         # torch's generator takes 32 bits of a seed: a prime step keeps the runs of other seeds apart
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + drawn[0][0])
         t = self.tokenizer
-        ids, labels = scoring.mask_tokens(ids, t.mask_token_id, len(t), t.all_special_ids, generator)
+        ids, labels = scoring.mask_tokens(
+            ids, t.mask_token_id, len(t), t.all_special_ids, generator, self.share
+        )
         return {"input_ids": ids, "labels": labels}

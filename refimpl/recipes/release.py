@@ -102,6 +102,7 @@ def _card(log: Mapping[str, Any]) -> str:
     s, causal = log["settings"], log["kind"] == "causal-lm"
     shape = "GPT-2" if causal else "BERT"
     seen = s["steps"] * s["batch"] * s["length"]
+    masks = "" if causal else f", {100 * s['share']:.0f} % of the tokens masked, anew at each draw"
     lines = [
         "---",
         "license: apache-2.0",
@@ -120,7 +121,7 @@ def _card(log: Mapping[str, Any]) -> str:
         f"Recipe: `python -m refimpl.recipes.teachers {log['kind']}`: {s['steps']:,} steps of {s['batch']} blocks "
         f"of {s['length']} tokens ({seen / 1e6:.1f}M), AdamW, learning rate {s['peak']:g} at its peak, then a "
         f"cosine to 0, weight decay {s['weight_decay']:g}, dropout {s['dropout']:g}"
-        f"{'' if causal else ', 15 % of the tokens masked anew at each draw'}.",
+        f"{masks}.",
         "",
     ]
     for name, score in log["scores"].items():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -47,6 +50,7 @@ class Settings:
     heads: int = 4
     vocabulary: int = 4096
     std: float = 0.05
+    share: float = 0.15  # of the tokens masked, of a masked LM; scores always mask 15 %
     repeats: int = 2
     seed: int = 0
     threads: int = 1
@@ -69,6 +73,7 @@ class Settings:
         check_int("length", self.length, 3)
         check_int("seed", self.seed, 0)
         check_number("peak", self.peak, 0, low_open=True)
+        check_number("share", self.share, 0, 1, low_open=True)
         check_number("dropout", self.dropout, 0, 1, high_open=True)
         if self.width % self.heads:
             raise ValueError(f"width: got {self.width} with {self.heads} heads; takes a multiple of heads")
@@ -76,8 +81,10 @@ class Settings:
 
 DEFAULTS = {
     # BERT normalises after each layer's sum: from larger initial weights, or with a shorter warm-up, 12
-    # layers stay at the unigram loss. GPT-2 normalises before each layer and does not mind.
-    "masked-lm": Settings(steps=6000, std=0.02, warmup=400),
+    # layers stay at the unigram loss. GPT-2 normalises before each layer and does not mind. With 15 % of
+    # the tokens to predict a masked LM learns from a seventh of what a causal one does; 30 % (Wettig et al.
+    # 2023) and sinusoidal positions at the start reach in 500 steps what took 1,250 without.
+    "masked-lm": Settings(steps=4000, std=0.02, warmup=250, share=0.3),
     "causal-lm": Settings(steps=5000, peak=2e-3),
 }
 
@@ -95,13 +102,15 @@ def make_tokenizer(kind: str, training: Iterable[str], settings: Settings) -> An
 def make_model(kind: str, tokenizer: Any, settings: Settings) -> PreTrainedModel:
     """The untrained model of ``kind``, embeddings tied, its weights drawn from torch's global generator.
 
+    BERT's position embeddings start as sinusoids of the same size as the other embeddings, so that a place at
+    a fixed distance is a linear map away from the first step on; they are trained like all else.
     GPT-2's activation is ``gelu_pytorch_tanh``: the function of ``gelu_new`` in one kernel.
 
     Raises:
         ValueError: unknown kind.
     """
     if check_choice("kind", kind, KINDS) == "masked-lm":
-        return BertForMaskedLM(
+        bert = BertForMaskedLM(
             BertConfig(
                 vocab_size=settings.vocabulary,
                 hidden_size=settings.width,
@@ -115,6 +124,10 @@ def make_model(kind: str, tokenizer: Any, settings: Settings) -> PreTrainedModel
                 pad_token_id=tokenizer.pad_token_id,
             )
         )
+        positions = bert.bert.embeddings.position_embeddings.weight
+        with torch.no_grad():
+            positions.copy_(math.sqrt(2) * settings.std * _sinusoids(*positions.shape))
+        return bert
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=settings.vocabulary,
@@ -131,3 +144,9 @@ def make_model(kind: str, tokenizer: Any, settings: Settings) -> PreTrainedModel
             eos_token_id=tokenizer.eos_token_id,
         )
     )
+
+
+def _sinusoids(positions: int, width: int) -> Tensor:
+    """sin and cos of position / 10000^(2i/width), ``[positions, width]``; Vaswani et al. 2017, section 3.5."""
+    angle = torch.arange(positions)[:, None] / 10000 ** (torch.arange(0, width, 2) / width)
+    return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :width]

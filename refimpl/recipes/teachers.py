@@ -138,7 +138,7 @@ def train(
         model=model,
         args=_arguments(work, settings),
         train_dataset=Draws(rows, settings.steps * settings.batch, settings.seed),
-        data_collator=Collator(kind, tokenizer, settings.seed),
+        data_collator=Collator(kind, tokenizer, settings.seed, settings.share),
         processing_class=tokenizer,
         callbacks=[CoreSeconds()],
     )
