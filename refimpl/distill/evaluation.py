@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refimpl.distill.losses import _kl
+from refimpl.distill.positions import kl_rows
 
 COLUMNS = (
     "labelled",  # positions with a label
@@ -49,7 +49,7 @@ def sums(student: Tensor, teacher: Tensor | None, labels: Tensor | None, mask: T
         found[6, keep] = (log_q.argmax(-1) == log_p.argmax(-1)).double()
         if log_q.shape[-1] != log_p.shape[-1]:
             log_p, log_q = (F.log_softmax(t[:, :shared], -1) for t in (log_p, log_q))
-        found[7, keep] = _kl(log_p, log_q).double()
+        found[7, keep] = kl_rows(log_p, log_q).double()
     return found.flatten(2).sum(-1).T if found.ndim > 2 else found.T  # [8, B, ...] -> [B, 8]
 
 

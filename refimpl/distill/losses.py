@@ -17,14 +17,12 @@ size, nor with the length, nor with the vocabulary. Shared rules:
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from refimpl.checks import check_choice, check_int, check_number, check_tensor
-from refimpl.distill.positions import check_pair, check_result, counted_rows, mean_over
+from refimpl.distill.positions import check_pair, check_result, counted_rows, kl_rows, mean_over
 
 __all__ = ["distillation_loss", "jsd_loss", "kd_loss", "soft_cross_entropy"]
 
@@ -118,7 +116,7 @@ def jsd_loss(
     log_p = _log_softmax(teacher, temperature, mask)
     mixture = beta * log_p.exp() + (1 - beta) * log_q.exp()
     log_m = mixture.clamp_min(torch.finfo(mixture.dtype).tiny).log()  # the clamp acts where p = q = 0 only
-    per_position = beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m)
+    per_position = beta * kl_rows(log_p, log_m) + (1 - beta) * kl_rows(log_q, log_m)
     loss = temperature**2 * mean_over(per_position, num_items)
     return check_result(loss, student, teacher, mask)
 
@@ -226,13 +224,7 @@ def _kd(student: Tensor, teacher: Tensor, temperature: float, mask: Tensor | Non
     """T**2 KL of each position that counts."""
     log_q = _log_softmax(student, temperature, mask)
     log_p = _log_softmax(teacher, temperature, mask)
-    return temperature**2 * (_kl(log_p, log_q) if direction == "forward" else _kl(log_q, log_p))
-
-
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) of each row. An entry with p = 0 adds nothing, whatever q is, also where q = 0 too."""
-    gap = (log_p - log_q).masked_fill(log_p == -math.inf, 0)  # the fill sends back a gradient of 0 as well
-    return (log_p.exp() * gap).sum(-1)  # [N, V] -> [N]
+    return temperature**2 * (kl_rows(log_p, log_q) if direction == "forward" else kl_rows(log_q, log_p))
 
 
 def _log_softmax(logits: Tensor, temperature: float, mask: Tensor | None) -> Tensor:

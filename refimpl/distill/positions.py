@@ -12,7 +12,7 @@ from torch import Tensor
 
 from refimpl.checks import check_choice, check_number, check_tensor
 
-__all__ = ["check_pair", "check_result", "counted_rows", "mean_over"]
+__all__ = ["check_pair", "check_result", "counted_rows", "kl_rows", "mean_over"]
 
 
 def check_pair(
@@ -75,3 +75,9 @@ def check_result(loss: Tensor, student: Tensor, teacher: Tensor, mask: Tensor | 
         "student_logits, teacher_logits: got an infinite divergence, one excludes (-inf) what the other "
         "gives weight to; takes pairs for which it is finite"
     )
+
+
+def kl_rows(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) of each row of log-probabilities, ``[N, V] -> [N]``. An entry with p = 0 adds nothing, whatever q is, also where q = 0 too."""
+    gap = (log_p - log_q).masked_fill(log_p == -math.inf, 0)  # the fill sends back a gradient of 0 as well
+    return (log_p.exp() * gap).sum(-1)  # [N, V] -> [N]

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from refimpl.checks import check_choice, check_int, check_number, check_tensor
 from refimpl.distill.features.common import check_mask
-from refimpl.distill.losses import _kl
-from refimpl.distill.positions import check_result, counted_rows, mean_over
+from refimpl.distill.positions import check_result, counted_rows, kl_rows, mean_over
 from refimpl.distill.terms import POSITIONS, Term, mask_of
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ def topk_kd_loss(
         log_p = torch.cat([log_p, left.log()], -1)  # [N, k + 1]
         others = z.scatter(-1, index, -math.inf).logsumexp(-1, keepdim=True)
         log_q = torch.cat([z.gather(-1, index), others], -1) - z.logsumexp(-1, keepdim=True)
-    loss = mean_over(temperature**2 * _kl(log_p, log_q), num_items)
+    loss = mean_over(temperature**2 * kl_rows(log_p, log_q), num_items)
     return check_result(loss, student_logits, values, kept)
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from refimpl.checks import check_choice, check_tensor
 from refimpl.distill.features.common import at_least_fp32, check_finite, check_mask
-from refimpl.distill.losses import SUM_TOLERANCE, _kl
-from refimpl.distill.positions import mean_over
+from refimpl.distill.losses import SUM_TOLERANCE
+from refimpl.distill.positions import kl_rows, mean_over
 
 __all__ = ["attention_loss", "kl_over_keys", "query_rows"]
 
@@ -97,7 +97,7 @@ def attention_loss(
 def kl_over_keys(student: Tensor, teacher: Tensor, keys: Tensor) -> Tensor:
     """KL(teacher || student) of the softmax over the allowed keys, ``(N, heads, L) -> (N, heads)``."""
     log_q, log_p = (F.log_softmax(t.masked_fill(~keys, -torch.inf), dim=-1) for t in (student, teacher))
-    return _kl(log_p, log_q)
+    return kl_rows(log_p, log_q)
 
 
 def _kl_of_probabilities(student: Tensor, teacher: Tensor, keys: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def _kl_of_probabilities(student: Tensor, teacher: Tensor, keys: Tensor) -> Tens
         rows.append(t / t.sum(-1, keepdim=True))  # (N, heads, L)
     q, p = rows
     # where p is 0 the term is 0, whatever q is: log(1) there, as the gradient of log(0) would be NaN
-    return _kl(p.log(), q.masked_fill(p == 0, 1).log())
+    return kl_rows(p.log(), q.masked_fill(p == 0, 1).log())
 
 
 def _layers(name: str, given: Tensor | Sequence[Tensor]) -> list[Tensor]:
