@@ -25,6 +25,7 @@ class WordTokenizer:
     def __call__(self, texts, truncation, max_length, padding, return_attention_mask):
         assert truncation
         assert not padding
+        assert not return_attention_mask
         return {"input_ids": [[ord(c) % VOCABULARY for c in text][:max_length] for text in texts]}
 
 
@@ -103,7 +104,7 @@ def test_encode_cuts_at_max_length(tiny_bert):
     whole = encode(tiny_bert, WordTokenizer(), ["abcdef", "abcd"], max_length=4)
     torch.testing.assert_close(whole[0], whole[1])
     with pytest.raises(ValueError, match="max_length: got a text of 65 tokens; the model takes 64"):
-        encode(tiny_bert, WordTokenizer(), ["a" * 65])
+        encode(tiny_bert, WordTokenizer(), ["a" * 65, "a"])
     assert encode(tiny_bert, WordTokenizer(), ["a" * 64]).shape == (1, 32)
 
 
@@ -278,3 +279,14 @@ def test_fingerprint_of_one_token(tiny_bert):
 def test_pool_takes_floating_point():
     with pytest.raises(TypeError, match="hidden: got dtype"):
         pool(HIDDEN.int(), torch.ones(2, 3))
+
+
+def test_what_the_model_is_given(tiny_bert):
+    """One call a batch, and a mask of ones and zeros."""
+    seen = []
+    tiny_bert.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["attention_mask"].tolist()), with_kwargs=True
+    )
+    encode(tiny_bert, WordTokenizer(), ["a", "bcd"])
+    encode(tiny_bert, WordTokenizer(), ["a"], batch_size=1)
+    assert seen == [[[1, 1, 1], [1, 0, 0]], [[1]]]
