@@ -201,6 +201,22 @@ LOSSES += [
     Loss("distill.topk_kd_loss renormalize", lambda s, t, m: _topk(s, t, m, "renormalize")),
 ]
 
+LOSSES += [
+    Loss("distill.mutual_losses", lambda s, t, m: distill.mutual_losses([s, t], _labels(m, s.shape[-1]))[0]),
+]
+PURE += [
+    Pure(
+        "distill.average_probabilities",
+        lambda a, b: distill.average_probabilities([a, b], [1.0, 3.0], 2.0),
+        lambda: (randn(3, 5), randn(3, 5, seed=1)),
+    ),
+    Pure(
+        "distill.average_logits",
+        lambda a, b: distill.average_logits([a, b]),
+        lambda: (randn(3, 5), randn(3, 5, seed=1)),
+    ),
+]
+
 # -- prune -----------------------------------------------------------------------------------------------
 
 SPARSIFIERS.append(Sparsifier("prune.mask_from_scores", prune.mask_from_scores))
