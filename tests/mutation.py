@@ -25,6 +25,7 @@ import importlib.util
 import inspect
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -304,6 +305,7 @@ class Family:
     seconds: dict[str, float] = field(default_factory=dict)  # of each test
     calls: dict[str, list[tuple[str, int]]] = field(default_factory=dict)  # file and line of what it calls
     noticed: list[str] = field(default_factory=list)  # tests that noticed a mutant, the last one first
+    anew: bool | None = None  # whether the tests pass in a fresh process
     failed: str = ""  # in a child: the first test that did
 
     def arguments(self) -> list[str]:
@@ -406,9 +408,10 @@ class Family:
                 rank = {name: i - 99 for i, name in enumerate(self.noticed[:99])}
                 chosen.sort(key=lambda t: (rank.get(t.nodeid, 0), self.seconds[t.nodeid]))
                 note = self.folder / str(number)
-                self._fork(note, lambda m=mutant, c=chosen: self._notices(path, m, c))
-                limit = 20 + 10 * sum(self.seconds[t.nodeid] for t in chosen)
-                running[self.child] = (time.monotonic() + limit, number, mutant, note)
+                limit = int(20 + 5 * sum(self.seconds[t.nodeid] for t in chosen))
+                self._fork(note, lambda m=mutant, c=chosen, s=limit: self._notices(path, m, c, s))
+                # on a busy machine only the child's own limit, of processor seconds, says something
+                running[self.child] = (time.monotonic() + 20 * limit, number, mutant, note)
             child, status = os.waitpid(-1, os.WNOHANG)
             if not child:
                 for pid, (until, *_) in running.items():
@@ -432,8 +435,9 @@ class Family:
         took = time.monotonic() - begun
         print(f"{relative}: {count - survivors} of {count} mutants killed in {took:.0f} s", flush=True)
 
-    def _notices(self, path: Path, mutant: Mutant, items: list[Any]) -> str:
-        """Which test fails with the mutant; none: ``""``."""
+    def _notices(self, path: Path, mutant: Mutant, items: list[Any], limit: int) -> str:
+        """Which test fails with the mutant; none: ``""``. Ended by the system after ``limit`` seconds of work."""
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         try:
             if not put_in_place(path, mutant.tree) and not mutant.function:
                 return ""  # left to a fresh process
@@ -445,10 +449,13 @@ class Family:
 
     def _notices_anew(self, path: Path, number: int) -> str:
         """The same in a fresh process, where the module is imported from the mutant's tree."""
+        if self.anew is None:  # a process that fails without a mutant, too, says nothing
+            self.anew = True
+            self.anew = not self._notices_anew(path, -1)
         relative = str(path.relative_to(ROOT))
         command = [sys.executable, "-m", "tests.mutation", relative, "--one", str(number)]
         status = subprocess.run(command, capture_output=True, check=False).returncode
-        return "a fresh process" if status else ""
+        return "a fresh process" if status and self.anew else ""
 
 
 def families(options: argparse.Namespace, folder: Path) -> list[Family]:
@@ -505,7 +512,9 @@ def main() -> int:
         prepare()
         if options.one is not None:
             path = chosen[0].files[0]
-            sys.meta_path.insert(0, Loader(path, mutants(path.read_text())[options.one].tree))
+            source = path.read_text()
+            tree = mutants(source)[options.one].tree if options.one >= 0 else ast.parse(source)
+            sys.meta_path.insert(0, Loader(path, tree))
             return int(pytest.main(["-x", *chosen[0].arguments()]))
         for family in chosen:
             pytest.main(family.arguments(), plugins=[family])

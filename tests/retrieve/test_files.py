@@ -432,3 +432,13 @@ def test_the_folder_is_brought_to_the_disk_around_the_manifest(tmp_path, monkeyp
         store.upsert(names(3), vectors(3))
     files_ = ["file", ".npy", "file", ".json"]
     assert order == [*files_, "folder", "file", ".json", "folder"]
+
+
+def test_an_old_file_may_be_gone_already(tmp_path, monkeypatch):
+    """Another process that cleans up as well."""
+    with open_store(tmp_path.as_uri(), DIM) as store:
+        store.upsert(names(3), vectors(3))
+        monkeypatch.setattr(Path, "glob", lambda folder, pattern: [folder / "vectors-gone.npy"])
+    monkeypatch.undo()
+    with open_store(tmp_path.as_uri()) as store:
+        assert store.count() == 3
