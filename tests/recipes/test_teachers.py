@@ -187,6 +187,12 @@ def test_masks_are_new_at_each_draw_and_those_of_its_number(wordpieces):
     )
 
 
+def test_the_share_of_masks_is_the_settings(wordpieces):
+    rows = torch.randint(5, 400, (200, 64), generator=torch.Generator().manual_seed(0))
+    labels = Collator("masked-lm", wordpieces, 0, share=0.3)(list(enumerate(rows)))["labels"]
+    assert (labels != -100).float().mean() == pytest.approx(0.3, abs=0.01)
+
+
 def test_the_command_line(monkeypatch, capsys, tmp_path):
     from refimpl.recipes import teachers
 
