@@ -39,7 +39,8 @@ def detached(student: nn.Module, modules: nn.ModuleList) -> Iterator[None]:
 def save_modules(modules: nn.ModuleList, folder: str) -> None:
     """Write the training-only modules to a checkpoint, if there are any."""
     if len(modules):
-        safetensors.torch.save_file(modules.state_dict(), Path(folder) / f"{NAME}.safetensors")
+        # not save_file: peers of mutual learning may have tied weights, which are saved once
+        safetensors.torch.save_model(modules, str(Path(folder) / f"{NAME}.safetensors"))
 
 
 def load_modules(modules: nn.ModuleList, folder: str) -> None:
@@ -55,7 +56,7 @@ def load_modules(modules: nn.ModuleList, folder: str) -> None:
         raise ValueError(
             f"resume_from_checkpoint: got a folder without {path.name}; takes one of these losses"
         )
-    modules.load_state_dict(safetensors.torch.load_file(path))
+    safetensors.torch.load_model(modules, path)
 
 
 def save_schedules(schedules: list[Any], folder: str) -> None:

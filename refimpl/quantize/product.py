@@ -63,7 +63,7 @@ def quantize_rows(x: Tensor, symmetric: bool = False) -> tuple[Tensor, Tensor, T
     high, low = (
         x.amax(1, keepdim=True),
         x.amin(1, keepdim=True),
-    )  # two passes, yet 20 times as fast as aminmax
+    )  # two passes, yet several times as fast as aminmax
     if symmetric:
         scale = torch.maximum(high, -low) / 127
         scale = torch.where(scale > 0, scale, 1.0)

@@ -146,7 +146,6 @@ def test_all_are_trained_saved_and_resumed(tmp_path):
     assert all(model.training for model in whole[1:])
 
 
-@pytest.mark.xfail(strict=True, reason="training-only modules with tied weights are not saved yet")
 def test_peers_with_tied_weights_are_saved(tmp_path):
     peer = lm(2)
     args = arguments(tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
