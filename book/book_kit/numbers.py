@@ -18,5 +18,7 @@ def glue(key: str, value: Any, fmt: str = "{}") -> None:
     # The format that MyST-NB's glue writes; written here so that running a chapter does not need Sphinx. Quoted,
     # because MyST-NB evaluates what it finds: "2,984" would be shown as (2, 984), and "0.70" as 0.7.
     display(
-        {f"{PREFIX}text/plain": repr(text)}, raw=True, metadata={"scrapbook": {"name": key, "mime_prefix": PREFIX}}
+        {f"{PREFIX}text/plain": repr(text)},
+        raw=True,
+        metadata={"scrapbook": {"name": key, "mime_prefix": PREFIX}},
     )
