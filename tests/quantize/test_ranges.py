@@ -125,3 +125,13 @@ def test_mse_tries_the_smallest_share_and_prefers_the_wider_of_equals():
         assert mse_range(x, 2, symmetric=True, steps=2)[1].tolist() == [0.5 * scale]
         assert listed(mse_range(x, 2, steps=1)) == listed(minmax_range(x))
     assert mse_range(torch.tensor([[-3.0, -1.0, -2.0, 1e-9]]))[1].item() == pytest.approx(1e-9)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_mse_of_one_sided_rows_holds_zero(sign):
+    """The grid needs 0, so the end on the empty side is 0; the other is searched as always."""
+    x = sign * torch.tensor([[1.0, 2.0, 3.0]])
+    low, high = mse_range(x, bits=2)
+    inner, outer = (low, high) if sign > 0 else (high, low)
+    assert inner.item() == 0
+    assert 0 < abs(outer.item()) <= 3 and outer.item() * sign > 0

@@ -22,7 +22,7 @@ def mse_range(
     """Shrink the ends of the range to where mean (x − x̂)² of each row is smallest.
 
     With α, β ∈ {1, (steps−1)/steps, …, 1/steps}: symmetric grids take ``[−α A, α A]`` of `absmax_range` with the
-    best α. Others take ``[α low, β high]`` of `minmax_range`, first the best β at α = 1, then the best α at that β:
+    best α. Others take ``[α low, β high]`` of `minmax_range`, widened to hold 0, first the best β at α = 1, then the best α at that β:
     one-sided values, such as those behind a GELU, need their short side whole. Of equal errors the wider range
     wins. ``[..., n] -> [...], [...]``, in fp32 at least.
 
@@ -37,6 +37,7 @@ def mse_range(
     check_int("steps", steps, 1)
     x = check_rows(x)
     low, high = absmax_range(x) if symmetric else minmax_range(x)
+    low, high = low.clamp(max=0), high.clamp(min=0)  # a grid holds 0 in any case
 
     def error(low: Tensor, high: Tensor) -> Tensor:
         scale, zero_point = affine_qparams(low, high, bits, symmetric, signed)
