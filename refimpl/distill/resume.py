@@ -10,8 +10,49 @@ from typing import Any
 
 import safetensors.torch
 from torch import nn
+from transformers import Trainer
 
 NAME = "training_only"  # the student's attribute while it trains, and the file in a checkpoint
+
+
+class ResumableTrainer(Trainer):
+    """A Trainer whose checkpoints hold what trains beside the student: modules and schedules with a state.
+
+    The modules are part of the student while it trains, so that its optimizer, clipping and DDP have them too,
+    and never part of what is saved as the student.
+    """
+
+    training_only: nn.ModuleList
+    model: Any
+
+    @property
+    def schedules(self) -> list[Any]:
+        """Those whose state a checkpoint keeps, in a fixed order."""
+        return []
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; ``True`` resumes from the last checkpoint that was written to its end."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete(str(self.args.output_dir), self.args.world_size)
+        with attached(self.model, self.training_only):
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        with detached(self.model, self.training_only):
+            super()._save(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the student alone; a checkpoint (the Trainer's own call) gets the rest too."""
+        super().save_model(output_dir, _internal_call)
+        if _internal_call and output_dir is not None and self.args.should_save:
+            save_modules(self.training_only, output_dir)
+            save_schedules(self.schedules, output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        with detached(self.model, self.training_only):  # the student's file has the student only
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_modules(self.training_only, resume_from_checkpoint)
+        load_schedules(self.schedules, resume_from_checkpoint)
 
 
 @contextmanager

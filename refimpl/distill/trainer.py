@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from refimpl.checks import check_number
-from refimpl.distill import composition, evaluation, resume
-from refimpl.distill.features import capture
+from refimpl.distill import composition, evaluation
+from refimpl.distill.resume import ResumableTrainer
+from refimpl.distill.running import forward_takes, run_with
 from refimpl.distill.terms import Schedule, Term, align_labels, at, counts, mask_of
 from refimpl.measure.sample import at_rest
 
@@ -21,7 +21,7 @@ __all__ = ["DistillationTrainer"]
 KINDS = ("labels", "tokens", "examples")
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(ResumableTrainer):
     """Train a student on a weighted sum of terms: ``L = sum_k w_k(progress) * term_k``.
 
     Without ``losses`` it is Hinton's loss, ``(1 - alpha) * hard + alpha * T**2 * KL`` over the positions that
@@ -99,9 +99,9 @@ class DistillationTrainer(Trainer):
         composition.check(model, teacher, self.terms, self.training_only, args, kwargs)
         if len(self.training_only) and args is not None and args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # DDP would look for them in the student's outputs
-        self._teacher_takes = _takes(teacher)
+        self._teacher_takes = forward_takes(teacher)
         super().__init__(model=model, args=args, **kwargs)
-        self._student_takes = _takes(self.model)
+        self._student_takes = forward_takes(self.model)
         if self.args.n_gpu > 1:
             raise ValueError(f"args: got {self.args.n_gpu} GPUs in one process; takes one each, by torchrun")
         self.teacher = teacher
@@ -116,8 +116,6 @@ class DistillationTrainer(Trainer):
         self._seen: list[Tensor] | None = None
         self._term_sums: dict[str, Any] = {}
         self._token_wise = False
-
-    # ---- the loss ----------------------------------------------------------------------------------------
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """The batches of one optimizer step; counts their positions, over all processes."""
@@ -189,14 +187,14 @@ class DistillationTrainer(Trainer):
         terms = [term for _, term in self._weighted()]
         needs = {need for term in terms for need in term.needs}
         given = {k: v for k, v in batch.items() if k in self._student_takes}
-        student = _run(model, self.accelerator.unwrap_model(model), given, needs)
+        student = run_with(model, self.accelerator.unwrap_model(model), given, needs)
         if self.teacher is None or not (evaluate or any(term.teacher for term in terms)):
             return student, None
         given = {k: v for k, v in batch.items() if k in self._teacher_takes}
         if "use_cache" in self._teacher_takes:
             given["use_cache"] = False
         with at_rest(self.teacher), self.accelerator.autocast():
-            return student, _run(self.teacher, self.teacher, given, needs)
+            return student, run_with(self.teacher, self.teacher, given, needs)
 
     def _set_signature_columns_if_needed(self) -> None:
         """Keep the columns that only the teacher takes (token types beside a DistilBERT), or only a term."""
@@ -204,8 +202,6 @@ class DistillationTrainer(Trainer):
         columns = list(self._signature_columns)
         more = self._teacher_takes.union(*(term.columns for _, term in self.terms))
         self._signature_columns = [*columns, *sorted(more - set(columns))]
-
-    # ---- log ---------------------------------------------------------------------------------------------
 
     def _note(self, name: str, value: Tensor) -> None:
         sum_, steps = self._logged.get(name, (torch.zeros((), device=self.args.device), set()))
@@ -219,8 +215,6 @@ class DistillationTrainer(Trainer):
             self._logged.clear()
             logs |= self._used
         super().log(logs, *args, **kwargs)
-
-    # ---- evaluation --------------------------------------------------------------------------------------
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's loop; the loss becomes a mean over positions, the comparison joins its metrics."""
@@ -270,49 +264,10 @@ class DistillationTrainer(Trainer):
                 self._token_wise = student.logits.ndim > 2
         return (loss, None, None) if prediction_loss_only else (loss, student.logits, inputs.get("labels"))
 
-    # ---- training-only modules and checkpoints -----------------------------------------------------------
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+    def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's; ``True`` resumes from the last checkpoint that was written to its end."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = resume.last_complete(str(self.args.output_dir), self.args.world_size)
         self._logged.clear()
         try:
-            with resume.attached(self.model, self.training_only):
-                return super().train(resume_from_checkpoint, *args, **kwargs)
+            return super().train(*args, **kwargs)
         finally:
             self._divisors = None
-
-    def _save(self, *args: Any, **kwargs: Any) -> None:
-        with resume.detached(self.model, self.training_only):
-            super()._save(*args, **kwargs)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the student alone; a checkpoint (the Trainer's own call) gets the training-only modules too."""
-        super().save_model(output_dir, _internal_call)
-        if _internal_call and output_dir is not None and self.args.should_save:
-            resume.save_modules(self.training_only, output_dir)
-            resume.save_schedules(self.schedules, output_dir)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        with resume.detached(self.model, self.training_only):  # the student's file has the student only
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        resume.load_modules(self.training_only, resume_from_checkpoint)
-        resume.load_schedules(self.schedules, resume_from_checkpoint)
-
-
-def _takes(model: nn.Module | None) -> set[str]:
-    """The names of the arguments of ``forward``, without the labels."""
-    return set() if model is None else set(inspect.signature(model.forward).parameters) - {"labels"}
-
-
-def _run(model: nn.Module, inside: nn.Module, given: dict[str, Any], needs: set[str]) -> Any:
-    """The outputs of ``model``, a wrapper of ``inside`` or itself, with what the terms need."""
-    wanted = {"output_hidden_states": True} if "hidden_states" in needs else {}
-    if not needs - {"hidden_states"}:
-        return model(**given, **wanted)
-    scores = "scores" if "attention_scores" in needs else None
-    with capture(inside, attentions=scores, queries_keys_values="queries_keys_values" in needs) as captured:
-        outputs = model(**given, **wanted)
-    outputs.captured = captured
-    return outputs
