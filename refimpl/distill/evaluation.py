@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refimpl.distill.positions import kl_rows
+from refimpl.distill.positions import IGNORED, kl_rows
 
 COLUMNS = (
     "labelled",  # positions with a label
@@ -21,7 +21,6 @@ COLUMNS = (
     "agreed",
     "kl",
 )
-IGNORED = -100
 
 
 def sums(student: Tensor, teacher: Tensor | None, labels: Tensor | None, mask: Tensor | None) -> Tensor:

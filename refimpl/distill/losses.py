@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refimpl.checks import check_choice, check_int, check_number, check_tensor
-from refimpl.distill.positions import check_pair, check_result, counted_rows, kl_rows, mean_over
+from refimpl.checks import check_choice, check_int, check_number
+from refimpl.distill.positions import check_labels, check_pair, check_result, counted_rows, kl_rows, mean_over
 
 __all__ = ["distillation_loss", "jsd_loss", "kd_loss", "soft_cross_entropy"]
 
@@ -207,7 +207,7 @@ def distillation_loss(
     if mask is not None and num_items is not None:
         raise ValueError("num_items: got a value together with mask; takes None, as the terms' counts differ")
     student, teacher, mask = check_pair(student_logits, teacher_logits, mask, align)
-    keep = _checked_labels(labels, student_logits, ignore_index)
+    keep = check_labels(labels, student_logits, ignore_index)
     loss = torch.zeros((), device=student.device)
     if alpha < 1:
         log_q = _log_softmax(student_logits, 1.0, keep)
@@ -229,15 +229,3 @@ def _kd(student: Tensor, teacher: Tensor, temperature: float, mask: Tensor | Non
 
 def _log_softmax(logits: Tensor, temperature: float, mask: Tensor | None) -> Tensor:
     return F.log_softmax(counted_rows(logits, mask) / temperature, dim=-1)
-
-
-def _checked_labels(labels: Tensor, logits: Tensor, ignore_index: int) -> Tensor:
-    """Check the labels and return where they count."""
-    check_tensor("labels", labels, shape=logits.shape[:-1])
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"labels: got dtype {labels.dtype}; takes integers")
-    keep = labels != ignore_index
-    size = logits.shape[-1]
-    if bool(((labels < 0) | (labels >= size))[keep].any()):
-        raise ValueError(f"labels: got a label outside 0 to {size - 1}; takes those or {ignore_index}")
-    return keep

@@ -12,7 +12,18 @@ from torch import Tensor
 
 from refimpl.checks import check_choice, check_number, check_tensor
 
-__all__ = ["check_pair", "check_result", "counted_rows", "kl_rows", "mean_over"]
+__all__ = [
+    "IGNORED",
+    "check_labels",
+    "check_mask",
+    "check_pair",
+    "check_result",
+    "counted_rows",
+    "kl_rows",
+    "mean_over",
+]
+
+IGNORED = -100  # the label of a position that does not count, in all of transformers
 
 
 def check_pair(
@@ -31,12 +42,30 @@ def check_pair(
         raise ValueError(f"{name}: got a vocabulary of {sizes[1]}; takes the student's {sizes[0]}{hint}")
     if min(sizes) == 0:
         raise ValueError(f"{name}: got an empty vocabulary; takes at least one entry")
-    if mask is not None:
-        check_tensor("mask", mask, shape=student.shape[:-1])
-        if not bool(((mask == 0) | (mask == 1)).all()):
-            raise ValueError("mask: got entries other than 0 and 1; takes 1 where a position counts")
-        mask = mask.bool()
+    mask = check_mask(mask, student.shape[:-1])
     return student[..., : min(sizes)], teacher.detach()[..., : min(sizes)], mask
+
+
+def check_mask(mask: Tensor | None, positions: torch.Size) -> Tensor | None:
+    """The mask as booleans, if it has the shape of the positions."""
+    if mask is None:
+        return None
+    check_tensor("mask", mask, shape=positions)
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError("mask: got entries other than 0 and 1; takes 1 where a position counts")
+    return mask.bool()
+
+
+def check_labels(labels: Tensor, logits: Tensor, ignore_index: int) -> Tensor:
+    """Check the labels and return where they count."""
+    check_tensor("labels", labels, shape=logits.shape[:-1])
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels: got dtype {labels.dtype}; takes integers")
+    keep = labels != ignore_index
+    size = logits.shape[-1]
+    if bool(((labels < 0) | (labels >= size))[keep].any()):
+        raise ValueError(f"labels: got a label outside 0 to {size - 1}; takes those or {ignore_index}")
+    return keep
 
 
 def counted_rows(t: Tensor, mask: Tensor | None) -> Tensor:

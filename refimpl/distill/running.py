@@ -10,9 +10,12 @@ from torch import nn
 from refimpl.distill.features import capture
 
 
-def forward_takes(model: nn.Module | None) -> set[str]:
-    """The names of the arguments of ``forward``, without the labels."""
-    return set() if model is None else set(inspect.signature(model.forward).parameters) - {"labels"}
+def forward_takes(model: nn.Module | None) -> list[str]:
+    """The names of the arguments of ``forward``, in order, without ``*args`` and ``**kwargs``; none of None."""
+    if model is None:
+        return []
+    found = inspect.signature(model.forward).parameters.values()
+    return [p.name for p in found if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
 
 
 def run_with(model: nn.Module, inside: nn.Module, given: dict[str, Any], needs: set[str]) -> Any:

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from refimpl.checks import check_choice, check_module, check_number, check_tensor
 from refimpl.distill.losses import kd_loss
+from refimpl.distill.positions import IGNORED
 
 __all__ = ["Schedule", "Term", "hard_term", "soft_term"]
 
 Schedule = float | Callable[[float], float]  # a constant, or a function of progress in [0, 1]
 POSITIONS = ("labels", "tokens", "examples")
 NEEDS = ("hidden_states", "attention_scores", "queries_keys_values")
-IGNORED = -100  # the label of a position that does not count, in all of transformers
 
 
 @dataclass(frozen=True)

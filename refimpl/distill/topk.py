@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refimpl.checks import check_choice, check_int, check_number, check_tensor
-from refimpl.distill.features.common import check_mask
-from refimpl.distill.positions import check_result, counted_rows, kl_rows, mean_over
+from refimpl.distill.positions import check_mask, check_result, counted_rows, kl_rows, mean_over
 from refimpl.distill.terms import POSITIONS, Term, mask_of
 
 if TYPE_CHECKING:

@@ -99,9 +99,9 @@ class DistillationTrainer(ResumableTrainer):
         composition.check(model, teacher, self.terms, self.training_only, args, kwargs)
         if len(self.training_only) and args is not None and args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # DDP would look for them in the student's outputs
-        self._teacher_takes = forward_takes(teacher)
+        self._teacher_takes = set(forward_takes(teacher)) - {"labels"}
         super().__init__(model=model, args=args, **kwargs)
-        self._student_takes = forward_takes(self.model)
+        self._student_takes = set(forward_takes(self.model)) - {"labels"}
         if self.args.n_gpu > 1:
             raise ValueError(f"args: got {self.args.n_gpu} GPUs in one process; takes one each, by torchrun")
         self.teacher = teacher

@@ -23,13 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refimpl.checks import check_choice, check_int, check_number, check_tensor
-from refimpl.distill.features.common import at_least_fp32, check_mask, no_autocast
-from refimpl.distill.losses import _checked_labels
-from refimpl.distill.positions import mean_over
+from refimpl.distill.features.common import at_least_fp32, no_autocast
+from refimpl.distill.positions import check_labels, check_mask, mean_over
 
 __all__ = ["chunked_kd_loss"]
 
-CHUNK = 64  # rows; memory and time by chunk: tests/bench/distill.py
+CHUNK = 64  # rows; tests/bench/distill.py measures memory and time
 
 
 class _Settings(NamedTuple):
@@ -115,7 +114,7 @@ def chunked_kd_loss(
             "num_items: got a value together with mask and labels; takes None, as the counts differ"
         )
     shape = student_hidden[..., :1].expand(*positions, student_weight.shape[0])  # of the logits; no memory
-    hard = None if labels is None else _checked_labels(labels, shape, ignore_index)
+    hard = None if labels is None else check_labels(labels, shape, ignore_index)
     soft = check_mask(mask, positions) if mask is not None else hard
     if soft is None:
         soft = torch.ones(positions, dtype=torch.bool, device=student_hidden.device)

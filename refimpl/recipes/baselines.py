@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from refimpl.checks import check_int, check_tensor
-from refimpl.recipes.scoring import IGNORED, Evaluation
+from refimpl.distill.positions import IGNORED
+from refimpl.recipes.scoring import Evaluation
 
 __all__ = ["bigram", "score_masked", "score_next", "unigram"]
 

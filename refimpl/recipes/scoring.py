@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refimpl.checks import check_int, check_module, check_number, check_tensor
+from refimpl.distill.positions import IGNORED
 from refimpl.recipes.texts import blocks, chain
 
 __all__ = [
@@ -24,8 +25,6 @@ __all__ = [
     "token_scores",
     "windows",
 ]
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from refimpl.recipes.vocabulary import byte_bpe, wordpiece
 
 __all__ = ["DEFAULTS", "Settings", "make_model", "make_tokenizer"]
 
+OPTIMIZERS = ("adamw", "muon")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -31,15 +33,18 @@ class Settings:
     One step is one batch of ``batch`` blocks of ``length`` tokens. ``peak`` is the learning rate after
     ``warmup`` steps; it then falls along a cosine and is 0 after ``steps``. ``std`` is the standard
     deviation of the initial weights: .02 in the published models, 768 wide; .05 ≈ .02·√(768/128) keeps the
-    size of what a layer of 128 adds.
+    size of what a layer of 128 adds. ``optimizer`` is ``"adamw"`` or ``"muon"``, which is
+    `refimpl.recipes.optimizer.MuonAndAdamW`.
 
     Raises:
-        ValueError: a count below 1, a ``peak`` of 0 or less, a ``width`` that is no multiple of ``heads``.
+        ValueError: a count below 1, a ``peak`` of 0 or less, a ``width`` that is no multiple of ``heads``,
+            an unknown ``optimizer``.
     """
 
     steps: int
     batch: int = 16
     length: int = 128
+    optimizer: str = "adamw"
     peak: float = 1e-3
     warmup: int = 200
     weight_decay: float = 0.1
@@ -70,6 +75,7 @@ class Settings:
             "held_blocks",
         ):
             check_int(name, getattr(self, name), 1)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_int("length", self.length, 3)
         check_int("seed", self.seed, 0)
         check_number("peak", self.peak, 0, low_open=True)
@@ -81,9 +87,8 @@ class Settings:
 
 DEFAULTS = {
     # BERT normalises after each layer's sum: from larger initial weights, or with a shorter warm-up, 12
-    # layers stay at the unigram loss. GPT-2 normalises before each layer and does not mind. With 15 % of
-    # the tokens to predict a masked LM learns from a seventh of what a causal one does; 30 % (Wettig et al.
-    # 2023) and sinusoidal positions at the start reach in 500 steps what took 1,250 without.
+    # layers stay at the unigram loss. With 15 % of the tokens to predict a masked LM learns from a seventh of
+    # what a causal one does; so 30 % are masked (Wettig et al. 2023).
     "masked-lm": Settings(steps=4000, std=0.02, warmup=250, share=0.3),
     "causal-lm": Settings(steps=5000, peak=2e-3),
 }

@@ -21,6 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from refimpl.checks import check_choice
 from refimpl.recipes import scoring, texts
 from refimpl.recipes.draws import Collator, Draws
+from refimpl.recipes.optimizer import MuonAndAdamW
 from refimpl.recipes.release import KINDS, release
 from refimpl.recipes.shapes import DEFAULTS, Settings, make_model, make_tokenizer
 
@@ -34,6 +35,15 @@ class TeacherTrainer(Trainer):
         self.held, self.settings = held, settings
         # Trainer wants an eval_dataset before it calls `evaluate`, which here reads `held` instead
         super().__init__(eval_dataset=arguments["train_dataset"], **arguments)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Any:
+        """Trainer's own AdamW, or with ``optimizer="muon"`` in the settings `MuonAndAdamW`."""
+        if self.settings.optimizer == "muon" and self.optimizer is None:
+            given: Any = self.model if model is None else model
+            s = self.settings
+            within = ".layer." if given.config.model_type == "bert" else ".h."
+            self.optimizer = MuonAndAdamW(given, s.peak, s.weight_decay, (0.9, 0.98), within)
+        return super().create_optimizer(model)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         draws: Any = train_dataset if train_dataset is not None else self.train_dataset

@@ -53,6 +53,10 @@ class Visit:
         self.page.goto(url, wait_until="load")
         # MathJax is done when its promise is kept; a page without formulas has none
         self.page.evaluate("() => window.MathJax?.startup?.promise ?? null")
+        # the theme sets its colours by a script, and buttons fade from the old ones: half-way is not readable
+        self.page.evaluate(
+            "() => Promise.allSettled(document.getAnimations().map(a => a.finished)).then(() => 0)"
+        )
         return self.page
 
     def __enter__(self):

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refimpl.checks import check_choice, check_tensor
-from refimpl.distill.features.common import at_least_fp32, check_finite, check_mask
+from refimpl.distill.features.common import at_least_fp32, check_finite
 from refimpl.distill.losses import SUM_TOLERANCE
-from refimpl.distill.positions import kl_rows, mean_over
+from refimpl.distill.positions import check_mask, kl_rows, mean_over
 
 __all__ = ["attention_loss", "kl_over_keys", "query_rows"]
 

@@ -1,4 +1,4 @@
-"""What the losses between features share: the mask, the precision, and the name of what is not finite."""
+"""What the losses between features share: the precision, and the name of what is not finite."""
 
 from __future__ import annotations
 
@@ -8,19 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from refimpl.checks import check_tensor
-
-__all__ = ["at_least_fp32", "check_finite", "check_mask", "no_autocast"]
-
-
-def check_mask(mask: Tensor | None, positions: torch.Size) -> Tensor | None:
-    """The mask as booleans, if it has the shape of the positions."""
-    if mask is None:
-        return None
-    check_tensor("mask", mask, shape=positions)
-    if not bool(((mask == 0) | (mask == 1)).all()):
-        raise ValueError("mask: got entries other than 0 and 1; takes 1 where a position counts")
-    return mask.bool()
+__all__ = ["at_least_fp32", "check_finite", "no_autocast"]
 
 
 def at_least_fp32(t: Tensor) -> Tensor:

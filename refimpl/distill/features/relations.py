@@ -8,8 +8,8 @@ from torch import Tensor
 
 from refimpl.checks import check_int, check_tensor
 from refimpl.distill.features.attention import kl_over_keys, query_rows
-from refimpl.distill.features.common import at_least_fp32, check_finite, check_mask, no_autocast
-from refimpl.distill.positions import counted_rows, mean_over
+from refimpl.distill.features.common import at_least_fp32, check_finite, no_autocast
+from refimpl.distill.positions import check_mask, counted_rows, mean_over
 
 __all__ = ["relation_loss"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from refimpl.checks import check_module, check_number
 from refimpl.distill.losses import distillation_loss
+from refimpl.distill.running import forward_takes
 from refimpl.distill.terms import Schedule, Term, at
 from refimpl.measure.sample import at_rest
 
@@ -89,7 +89,7 @@ def mutual_term(peers: Sequence[nn.Module], alpha: Schedule = 0.5, temperature: 
         check_number("alpha", alpha, 0, 1)
     if not callable(temperature):
         check_number("temperature", temperature, 0, low_open=True)
-    takes = [set(inspect.signature(peer.forward).parameters) - {"labels"} for peer in peers]
+    takes = [set(forward_takes(peer)) - {"labels"} for peer in peers]
 
     def loss(student: Any, _: Any, inputs: dict[str, Any]) -> Tensor:
         logits = [student.logits]

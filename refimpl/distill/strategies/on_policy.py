@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from refimpl.checks import check_choice, check_int, check_number
 from refimpl.distill.losses import jsd_loss
-from refimpl.distill.strategies.sequence import IGNORED, generate_targets
+from refimpl.distill.positions import IGNORED
+from refimpl.distill.strategies.sequence import generate_targets
 from refimpl.distill.terms import POSITIONS, Schedule, Term, at, mask_of
 from refimpl.distill.trainer import DistillationTrainer
 

@@ -11,11 +11,10 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from refimpl.checks import check_choice, check_int, check_number, check_tensor
+from refimpl.distill.positions import IGNORED
 from refimpl.measure.sample import at_rest
 
 __all__ = ["generate_targets"]
-
-IGNORED = -100
 
 
 def generate_targets(

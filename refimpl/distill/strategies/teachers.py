@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from refimpl.checks import check_choice, check_module, check_number, check_tensor
+from refimpl.distill.running import forward_takes
 
 __all__ = ["MultiTeacher", "average_logits", "average_probabilities"]
 
@@ -117,7 +118,7 @@ class MultiTeacher(nn.Module):
 
         A property, so that its signature, by which the Trainer picks entries, is that of the teachers.
         """
-        names = dict.fromkeys(name for teacher in self.teachers for name in _takes(teacher))
+        names = dict.fromkeys(name for teacher in self.teachers for name in forward_takes(teacher))
         call = partial(self._run)
         call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
@@ -127,19 +128,13 @@ class MultiTeacher(nn.Module):
     def _run(self, **batch: Any) -> Ensemble:
         members = []
         for teacher in self.teachers:
-            takes = _takes(teacher)
+            takes = forward_takes(teacher)
             members.append(teacher(**{name: value for name, value in batch.items() if name in takes}))
         logits = [member.logits for member in members]
         if self.average == "logits":
             return Ensemble(average_logits(logits, self.weights), members)
         log_p, log_w = _checked(logits, self.weights, self.temperature)
         return Ensemble(self.temperature * _log_average(log_p, log_w), members)
-
-
-def _takes(model: nn.Module) -> list[str]:
-    """The names of the arguments of ``forward``."""
-    found = inspect.signature(model.forward).parameters.values()
-    return [p.name for p in found if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
 
 
 def _checked(
