@@ -1198,6 +1198,28 @@ RECIPES: list[Row] = [
     ("recipes.byte_bpe", lambda: recipes.byte_bpe("abc"), TypeError, "texts: got one str"),
     ("recipes.byte_bpe", lambda: recipes.byte_bpe(["a"], 256), ValueError, "size: got 256"),
     ("recipes.Settings", lambda: recipes.Settings(steps=0), ValueError, "steps: got 0"),
+    ("recipes.Settings", lambda: recipes.Settings(1, optimizer="sgd"), ValueError, "optimizer: got 'sgd'"),
+    ("recipes.Arm", lambda: recipes.Arm(), ValueError, "soft, hard, cosine, hidden: got 0"),
+    ("recipes.Arm", lambda: recipes.Arm(soft=-1.0), ValueError, "soft: got -1"),
+    ("recipes.Arm", lambda: recipes.Arm(hard=1.0, start="middle"), ValueError, "start: got 'middle'"),
+    ("recipes.Arm", lambda: recipes.Arm(soft=1.0, divergence="l2"), ValueError, "divergence: got 'l2'"),
+    ("recipes.Study", lambda: recipes.Study(steps=0), ValueError, "steps: got 0"),
+    ("recipes.Study", lambda: recipes.Study(peaks=()), ValueError, "peaks: got none"),
+    ("recipes.Study", lambda: recipes.Study(peaks=(0.0,)), ValueError, "peaks: got 0"),
+    (
+        "recipes.distil",
+        lambda: recipes.distil("seq2seq", recipes.Arm(hard=1.0), 0, 1e-3),
+        ValueError,
+        "kind: got 'seq2seq'",
+    ),
+    (
+        "recipes.compare_with_teacher",
+        lambda: recipes.compare_with_teacher("seq2seq", linear),
+        ValueError,
+        "kind: got 'seq2seq'",
+    ),
+    ("recipes.fine_tune", lambda: recipes.fine_tune(linear, None), TypeError, "model: got Linear"),
+    ("recipes.load_ingredients", lambda: recipes.load_ingredients("x"), ValueError, "kind: got 'x'"),
     ("recipes.Settings", lambda: recipes.Settings(1, width=10, heads=3), ValueError, "width: got 10"),
 ]
 

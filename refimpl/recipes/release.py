@@ -19,10 +19,11 @@ from refimpl import models
 from refimpl.checks import check_choice
 from refimpl.recipes.scoring import Evaluation, evaluate
 
-__all__ = ["KINDS", "load_teacher", "release"]
+__all__ = ["KINDS", "OPTIMIZERS", "load_ingredients", "load_teacher", "release"]
 
 KINDS = ("masked-lm", "causal-lm")
 VERSIONS = ("torch", "transformers", "tokenizers", "accelerate", "safetensors")
+OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon (AdamW for embeddings, head and vectors)"}
 HERE = Path(__file__).parent
 
 
@@ -42,6 +43,17 @@ def load_teacher(kind: str) -> tuple[PreTrainedModel, Any]:
         FileNotFoundError: the package has no files of that teacher.
     """
     return models.load(HERE / check_choice("kind", kind, KINDS), task=kind)
+
+
+def load_ingredients(kind: str) -> dict[str, Any]:
+    """The central table's numbers for a teacher of the course: what `refimpl.recipes.ingredients.compare` wrote.
+
+    Raises:
+        ValueError: unknown kind.
+        FileNotFoundError: the package has none for that teacher.
+    """
+    file = HERE / check_choice("kind", kind, KINDS) / "ingredients.json"
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def release(
@@ -120,7 +132,7 @@ def _card(log: Mapping[str, Any]) -> str:
         "the modules of the training split only; copies of held-out texts are left out.",
         "",
         f"Recipe: `python -m refimpl.recipes.teachers {log['kind']}`: {s['steps']:,} steps of {s['batch']} blocks "
-        f"of {s['length']} tokens ({seen / 1e6:.1f}M), AdamW, learning rate {s['peak']:g} at its peak, then a "
+        f"of {s['length']} tokens ({seen / 1e6:.1f}M), {OPTIMIZERS[s.get('optimizer', 'adamw')]}, learning rate {s['peak']:g} at its peak, then a "
         f"cosine to 0, weight decay {s['weight_decay']:g}, dropout {s['dropout']:g}"
         f"{masks}.",
         "",
