@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -212,13 +213,15 @@ def test_the_rate_is_the_one_with_the_least_validation_loss():
 
 def test_the_command_line(monkeypatch, tmp_path):
     calls = []
-    monkeypatch.setattr(ingredients_module, "compare", lambda *given: calls.append(given))
+    monkeypatch.setattr(ingredients_module, "compare", lambda *given, **more: calls.append((*given, more)))
     main(
         ["causal-lm", "--steps", "7", "--seeds", "2", "--threads", "3", "--output", str(tmp_path / "x.json")]
     )
-    assert calls == [("causal-lm", tmp_path / "x.json", replace(Study(), steps=7, seeds=2, threads=3))]
-    main(["masked-lm"])
-    assert calls[1][1].name == "masked-lm-ingredients.json" and calls[1][2] == Study()
+    assert calls == [
+        ("causal-lm", tmp_path / "x.json", replace(Study(), steps=7, seeds=2, threads=3), {"workers": 1})
+    ]
+    main(["masked-lm", "--workers", "2"])
+    assert calls[1][1].name == "masked-lm-ingredients.json" and calls[1][2:] == (Study(), {"workers": 2})
 
 
 def test_fine_tuning_starts_from_the_body_and_leaves_the_model_alone(small_world, monkeypatch):
@@ -258,3 +261,23 @@ def test_what_is_committed_is_read(monkeypatch, tmp_path, kind):
     (tmp_path / kind).mkdir()
     (tmp_path / kind / "ingredients.json").write_text('{"runs": []}')
     assert release_module.load_ingredients(kind) == {"runs": []}
+
+
+def job(_, arm, __, seed):
+    return {"arm": arm, "seed": seed, "process": os.getpid()}
+
+
+def test_workers_side_by_side_give_the_same_file_in_order(tmp_path):
+    jobs = [("kind", name, None, seed) for seed in range(2) for name in ("b", "a", "c")]
+    found = {"runs": [{"arm": "a", "seed": 1, "process": 0}]}
+    given = (job, jobs, ("arm", "seed"), (1, 3), tmp_path / "found.json")
+    ingredients_module._fill(found, "runs", *given, 2)
+    assert [(r["arm"], r["seed"]) for r in found["runs"]] == [(name, seed) for _, name, _, seed in jobs]
+    processes = [r["process"] for r in found["runs"]]
+    assert processes[4] == 0 and os.getpid() not in processes, (
+        "what was there is kept, the rest ran elsewhere"
+    )
+    assert json.loads((tmp_path / "found.json").read_text()) == found
+    alone = {"runs": []}
+    ingredients_module._fill(alone, "runs", *given, 1)
+    assert [(r["arm"], r["seed"]) for r in alone["runs"]] == [(r["arm"], r["seed"]) for r in found["runs"]]
