@@ -50,7 +50,7 @@ def check(
     """Refuse what would train something else than what was asked for."""
     if not hasattr(Trainer, "loss_is_scaled_for_ga"):
         raise ImportError(
-            "transformers: got a version whose Trainer has no loss_is_scaled_for_ga; takes 5.20 or later"
+            "transformers: got a version whose Trainer has no loss_is_scaled_for_ga; takes 5.19 or later"
         )
     if other.get("model_init") is None or model is not None:
         check_module("model", model)

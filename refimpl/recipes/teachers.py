@@ -1,7 +1,8 @@
 """Train the course's two teachers: ``python -m refimpl.recipes.teachers masked-lm`` (or ``causal-lm``).
 
 BERT-shaped and GPT-2-shaped, 12 layers, 128 wide, on the docstrings of the book's environment. One thread
-of a CPU takes about an hour for each. ``--resume`` continues after a kill and ends with the same weights.
+of a CPU takes about an hour for each. ``--resume`` continues after a kill and ends with the same weights. Needs
+accelerate, and for the masked LM's optimizer torch 2.9.
 """
 
 from __future__ import annotations

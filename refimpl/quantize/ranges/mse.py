@@ -28,7 +28,8 @@ def mse_range(
 
     Args:
         x: rows of values.
-        bits, symmetric, signed: the grid that the values will be rounded to, as in `affine_qparams`.
+        bits, symmetric, signed: the grid that the values will be rounded to, as in `affine_qparams`; ``signed``
+            moves the integers and leaves the range as it is.
         steps: number of candidates, at least 1; each costs one pass over ``x`` (two if not symmetric).
 
     Raises:
