@@ -30,7 +30,7 @@ class Study:
         TypeError, ValueError: a count below 1, a learning rate of 0 or less, no learning rate.
     """
 
-    steps: int = 200
+    steps: int = 150
     batch: int = 8
     length: int = 128
     peaks: tuple[float, ...] = (3e-4, 1e-3, 3e-3)  # one is chosen for each family of arms
