@@ -2,12 +2,15 @@
 
 from refimpl.retrieve.encode import encode, fingerprint, pool
 from refimpl.retrieve.exact import exact_search, mean_reciprocal_rank, recall_at_k
-from refimpl.retrieve.index import HNSW, Exact
+from refimpl.retrieve.index import HNSW, IVF, Auto, Exact, FastScan
 from refimpl.retrieve.store import Hit, Item, Store, StoreError, open_store
 
 __all__ = [
     "HNSW",
+    "IVF",
+    "Auto",
     "Exact",
+    "FastScan",
     "Hit",
     "Item",
     "Store",

@@ -42,7 +42,7 @@ class LocalStore(Store):
         if dim is None:
             raise ValueError("dim: got None; takes the numbers a vector, as there is no store yet")
         self._dim, self._metric, self._encoder = dim, metric, encoder
-        self._config = config or indexes.Exact()
+        self._config = config or indexes.Auto()
         self._saved: str | None = None  # checksum of the manifest that this state was read from
         self._dirty = True
         self._fill(Table(np.empty((0, dim), "<f4"), [], []))
@@ -60,17 +60,20 @@ class LocalStore(Store):
         self._encoder = manifest["encoder"] or encoder
         self._saved = manifest["sha256"]
         self._dirty = self._encoder != manifest["encoder"] or self._config != before
-        fits = payload is not None and indexes.built_as(before) == indexes.built_as(self._config)
-        self._fill(Table(vectors, ids, metadata), indexes.restore(payload) if fits else None)
+        table = Table(vectors, ids, metadata)
+        built = indexes.from_description(manifest.get("built", manifest["index"]))
+        plan = self._config.at(len(table.row), self._dim)
+        fits = payload is not None and indexes.built_as(built) == indexes.built_as(plan)
+        self._fill(table, indexes.restore(payload) if fits else None)
 
     def _fill(self, table: Table, index: Any = None) -> None:
         """Take these rows, and their index or a new one."""
         self._table = table
         self._filtered: dict[str, np.ndarray] = {}
         self._flat: Any = None  # for exact scans beside another index, made when first needed
+        self._built = self._config.at(len(table.row), self._dim)
         if index is None or index.ntotal != len(table):
-            index = self._config.make(self._dim)
-            index.add(unit(table.vectors))
+            index = self._built.make(unit(table.vectors))
         self._index = index
 
     # -- writing -------------------------------------------------------------------------------------
@@ -112,8 +115,13 @@ class LocalStore(Store):
     def _changed(self) -> None:
         self._dirty = True
         self._filtered.clear()
-        if self._deleted() > MOST_DELETED * len(self._table):
+        # exact until there is enough to train another index on; what was trained stays, also when rows go
+        outgrown = self._is_exact() and self._config.at(len(self._table.row), self._dim) != self._built
+        if outgrown or self._deleted() > MOST_DELETED * len(self._table):
             self._fill(self._table.packed())
+
+    def _is_exact(self) -> bool:
+        return isinstance(self._built, indexes.Exact)
 
     def _deleted(self) -> int:
         return len(self._table) - len(self._table.row)
@@ -137,10 +145,14 @@ class LocalStore(Store):
             if exact or found < LEAST_KEPT * len(self._table.row):
                 scores, rows = self._scan(queries, k, mask)
             else:
-                scores, rows = indexes.search(self._config, self._index, queries, k, mask)
+                rounded = isinstance(self._built, indexes.FastScan)
+                wanted = min(2 * k, found) if rounded else k
+                scores, rows = indexes.search(self._built, self._index, queries, wanted, mask)
                 short = (rows < 0).any(1)  # a graph may not reach k rows where others are in the way
                 if short.any():
-                    scores[short], rows[short] = self._scan(queries[short], k, mask)
+                    scores[short], rows[short] = self._scan(queries[short], wanted, mask)
+                if rounded:
+                    scores, rows = self._scored(queries, rows, k)
             return self._hits(scores, rows)
 
     def _hits(self, scores: np.ndarray, rows: np.ndarray) -> list[list[Hit]]:
@@ -151,12 +163,18 @@ class LocalStore(Store):
             for some, where in zip(values, rows.tolist(), strict=True)
         ]
 
+    def _scored(self, queries: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The cosines of ``[Q, r]`` rows that were found by rounded ones, the k best first."""
+        found = unit(self._table.vectors[rows.reshape(-1)]).reshape(*rows.shape, -1)
+        scores = np.einsum("qd,qrd->qr", queries, found)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+
     def _scan(self, queries: np.ndarray, k: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         index = self._index
-        if not isinstance(self._config, indexes.Exact):
+        if not self._is_exact():
             if self._flat is None:
-                self._flat = indexes.Exact().make(self._dim)
-                self._flat.add(unit(self._table.vectors))
+                self._flat = indexes.Exact().make(unit(self._table.vectors))
             index = self._flat
         return indexes.search(indexes.Exact(), index, queries, k, mask)
 
@@ -199,6 +217,7 @@ class LocalStore(Store):
                 "dim": self._dim,
                 "metric": self._metric,
                 "index": indexes.describe(self._config),
+                "built": indexes.describe(self._built),
                 "encoder": self._encoder,
                 "count": len(self._table.row),
                 "deleted": self._deleted(),
@@ -225,7 +244,7 @@ class LocalStore(Store):
                 raise StoreError(
                     f"folder: {self._folder.name!r} was changed by another writer; open it again"
                 )
-            derived = not isinstance(self._config, indexes.Exact)  # an exact index is as fast made as read
+            derived = not self._is_exact()  # an exact index is as fast made as read
             if not derived and self._deleted():
                 self._fill(self._table.packed())
             fields = {
@@ -234,6 +253,7 @@ class LocalStore(Store):
                 "encoder": self._encoder,
                 "count": len(self._table.row),
                 "index": indexes.describe(self._config),
+                "built": indexes.describe(self._built),
             }
             table, payload = self._table, indexes.dump(self._index) if derived else None
             written = files.write(self._folder, fields, table.vectors, table.ids, table.metadata, payload)

@@ -135,8 +135,9 @@ def open_store(
             (`pathlib.Path.as_uri` makes the URL of a path, on Windows too). Both search with faiss.
         dim: numbers a vector; may be left out for a folder that has a store.
         metric: ``"cosine"``.
-        index: ``"exact"``, ``"hnsw"``, or `HNSW` with its numbers. Without it, what the folder was saved
-            with, else exact. The index is derived: another one than before is built when opened.
+        index: ``"auto"``, ``"exact"``, ``"hnsw"``, ``"ivf"``, ``"fastscan"``, or `HNSW`, ... with its numbers. Without
+            it, what the folder was saved with, else `Auto`: exact up to 100,000 rows, product codes with a second look
+            above. The index is derived: another one than before is built when opened.
         encoder: what made the vectors, e.g. `fingerprint(model, tokenizer)`. Kept with the store; opening it
             with another one raises.
 

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refimpl.retrieve import HNSW, Exact, Store, StoreError, exact_search, open_store
+from refimpl.retrieve import HNSW, IVF, Auto, Exact, FastScan, Store, StoreError, exact_search, open_store
 from refimpl.retrieve import index as indexes
 from refimpl.retrieve.local import LocalStore
 from refimpl.retrieve.rows import check_vectors, unit
@@ -25,7 +25,15 @@ BACKENDS = {
     "memory hnsw": ("memory://", "hnsw"),
     "file": ("file", "exact"),
     "file hnsw": ("file", HNSW(m=8, ef_construction=40, ef_search=32)),
+    "memory ivf": ("memory://", IVF(cells=1, nprobe=1)),
+    "file fastscan": ("file", FastScan(oversample=40)),
 }
+
+
+@pytest.fixture(autouse=True)
+def few_are_enough(monkeypatch):
+    """Product codes are trained on 20 vectors here, so that the tests of every store see them."""
+    monkeypatch.setattr(indexes, "LEAST_SCANNED", 20)
 
 
 @pytest.fixture(params=BACKENDS)
@@ -325,7 +333,7 @@ def test_info(make):
         assert (info["dim"], info["metric"], info["encoder"]) == (DIM, "cosine", "minilm")
         assert (info["count"], info["deleted"], info["bytes_vectors"]) == (7, 1, 8 * DIM * 4)
         assert info["bytes_index"] >= info["bytes_vectors"]
-        assert info["index"]["kind"] in ("exact", "hnsw")
+        assert info["index"]["kind"] in ("exact", "hnsw", "ivf", "fastscan")
         assert info["url"].startswith(("memory://", "file:///"))
         store.delete(["r1", "r2"])  # 3 of 8 are over a quarter: packed
         assert (store.info()["count"], store.info()["deleted"]) == (5, 0)
@@ -379,7 +387,7 @@ def test_hnsw_finds_what_exact_search_finds():
 
 def test_hnsw_passes_its_numbers_on():
     index = HNSW(m=5, ef_construction=33, ef_search=7)
-    made = index.make(DIM)
+    made = index.make(np.empty((0, DIM), "f4"))
     assert (made.hnsw.efConstruction, made.hnsw.nb_neighbors(1), made.hnsw.nb_neighbors(0)) == (33, 5, 10)
     rows = unit(vectors(500))
     made.add(rows)
@@ -428,7 +436,7 @@ def test_unit_of_tiny_and_huge_vectors():
         (lambda: open_store("memory://", 0), ValueError, "dim: got 0"),
         (lambda: open_store("memory://", 70000), ValueError, "dim: got 70000"),
         (lambda: open_store("memory://", 4, "l2"), ValueError, "metric: got 'l2'"),
-        (lambda: open_store("memory://", 4, index="ivf"), ValueError, "index: got 'ivf'"),
+        (lambda: open_store("memory://", 4, index="flat"), ValueError, "index: got 'flat'"),
         (lambda: open_store("memory://", 4, encoder=3), TypeError, "encoder: got int"),
         (lambda: HNSW(m=1), ValueError, "m: got 1"),
         (lambda: HNSW(m=257), ValueError, "m: got 257"),
@@ -461,9 +469,9 @@ def test_on_macos_faiss_runs_on_one_thread(monkeypatch):
     assert calls == [1]
 
 
-def test_exact_is_the_default():
+def test_exact_is_the_default_while_it_is_fast():
     with open_store("memory://", 4) as store:
-        assert store.info()["index"] == {"kind": "exact"}
+        assert store.info()["index"] == {"kind": "auto"} and store.info()["built"] == {"kind": "exact"}
     assert Exact() == Exact()
 
 
@@ -537,3 +545,89 @@ def test_the_smallest_and_the_largest_numbers():
             HNSW(**{name: 65537})
     with pytest.raises(ValueError, match="dim: got 65537"):
         open_store("memory://", 65537)
+
+
+# -- which index is built -------------------------------------------------------------------------------
+
+
+def test_auto_is_exact_and_then_product_codes(monkeypatch, tmp_path):
+    monkeypatch.setattr(indexes, "MOST_EXACT", 300)
+    url = (tmp_path / "growing").as_uri()
+    kinds = []
+    with open_store(url, dim=DIM) as store:
+        assert store.info()["index"] == {"kind": "auto"}
+        for start in range(0, 500, 100):
+            store.upsert(names(100, start), vectors(100, seed=start))
+            kinds.append(store.info()["built"]["kind"])
+    assert kinds == ["exact", "exact", "exact", "fastscan", "fastscan"]
+    with open_store(url) as store:
+        built = store._index
+        assert isinstance(built, faiss.IndexRefine) and store.info()["built"]["kind"] == "fastscan"
+        store.delete(names(250))
+        assert store.info()["built"]["kind"] == "exact", "packed, and few enough again"
+        assert store.count() == 250
+
+
+@pytest.mark.parametrize("index", [IVF(cells=8, nprobe=8), FastScan(oversample=30), HNSW(8, 60, 200)])
+def test_other_indexes_find_what_exact_finds_with_the_same_scores(index):
+    """2,000 rows, some replaced, some deleted, with and without a filter that keeps most."""
+    rows = vectors(2000, seed=3)
+    extra = [{"even": i % 2 == 0, "most": i % 10 != 0} for i in range(2000)]
+    stores = [open_store("memory://", dim=DIM, index=kind) for kind in (index, "exact")]
+    for store in stores:
+        store.upsert(names(2000), rows, extra)
+        store.upsert(names(50), vectors(50, seed=4), extra[:50])
+        store.delete(names(100, 1000))
+    assert stores[0].info()["built"]["kind"] == type(index).__name__.lower()
+    queries = vectors(40, seed=5)
+    for filter in (None, {"most": True}, {"even": True}):
+        ours, truth = (store.search(queries, k=10, filter=filter) for store in stores)
+        found = [len({h.id for h in a} & {h.id for h in b}) / 10 for a, b in zip(ours, truth, strict=True)]
+        assert np.mean(found) > 0.98 and all(len(hits) == 10 for hits in ours)
+        for hits in ours:
+            scores = [h.score for h in hits]
+            assert scores == sorted(scores, reverse=True)
+            exact = dict(
+                naive({h.id: stores[1].get([h.id])[0].vector for h in hits}, queries[ours.index(hits)], 10)
+            )
+            np.testing.assert_allclose(scores, [exact[h.id] for h in hits], atol=1e-5)
+
+
+def test_an_index_is_trained_when_there_is_enough_and_kept(tmp_path):
+    url = (tmp_path / "cells").as_uri()
+    with open_store(url, dim=DIM, index=IVF(cells=4, nprobe=2)) as store:
+        store.upsert(names(155), vectors(155))
+        assert store.info()["built"]["kind"] == "exact"
+        store.upsert(["one more"], vectors(1, seed=9))
+        assert store.info()["built"] == {"kind": "ivf", "cells": 4, "nprobe": 2}
+        before = store.search(vectors(5, seed=1))
+    with open_store(url) as store:
+        assert isinstance(store._index, faiss.IndexIVFFlat) and store._config == IVF(4, 2)
+        assert store.search(vectors(5, seed=1)) == before
+
+
+def test_few_cells_or_few_second_looks_miss_some_and_more_find_more():
+    rows, queries = vectors(3000, seed=6), vectors(60, seed=7)
+    truth = open_store("memory://", dim=DIM, index="exact")
+    truth.upsert(names(3000), rows)
+    expected = truth.search(queries)
+    for few, many in ((IVF(32, 1), IVF(32, 16)), (FastScan(1), FastScan(20))):
+        scores = []
+        for index in (few, many):
+            store = open_store("memory://", dim=DIM, index=index)
+            store.upsert(names(3000), rows)
+            pairs = zip(store.search(queries), expected, strict=True)
+            scores.append(np.mean([len({h.id for h in a} & {h.id for h in b}) / 10 for a, b in pairs]))
+        assert scores[0] < 0.8 and scores[1] > scores[0] + 0.15
+
+
+def test_numbers_of_indexes_are_checked():
+    for make, text in (
+        (lambda: IVF(cells=0), "cells: got 0"),
+        (lambda: IVF(cells=4, nprobe=5), "nprobe: got 5"),
+        (lambda: FastScan(oversample=0), "oversample: got 0"),
+        (lambda: open_store("memory://", dim=4, index="flat"), "index: got 'flat'; takes 'exact', 'hnsw'"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            make()
+    assert Auto().at(10**6, 6) == Exact(), "no product codes of four numbers"
