@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +12,12 @@ import numpy as np
 from refimpl.checks import check_int
 from refimpl.retrieve import files
 from refimpl.retrieve import index as indexes
-from refimpl.retrieve.filters import compile_filter
 from refimpl.retrieve.rows import Metadata, check_dim, check_ids, check_metadata, check_vectors, unit
 from refimpl.retrieve.store import Hit, Item, Store, StoreError, Vectors
-from refimpl.retrieve.table import Table
+from refimpl.retrieve.table import Remembered, Table
 
 MOST_DELETED = 0.25  # of the rows; beyond that they are dropped and the index is built anew
 LEAST_KEPT = 0.5  # a filter that keeps less than this of the rows goes to the exact scan
-FILTERS = 16  # filters whose rows are remembered until the next change
 
 
 class LocalStore(Store):
@@ -69,7 +66,7 @@ class LocalStore(Store):
     def _fill(self, table: Table, index: Any = None) -> None:
         """Take these rows, and their index or a new one."""
         self._table = table
-        self._filtered: dict[str, np.ndarray] = {}
+        self._filtered = Remembered()
         self._flat: Any = None  # for exact scans beside another index, made when first needed
         self._built = self._config.at(len(table.row), self._dim)
         if index is None or index.ntotal != len(table):
@@ -103,7 +100,7 @@ class LocalStore(Store):
         with self._lock:
             self._check_open()
             if names is None:
-                rows = np.flatnonzero(self._matching(filter)).tolist()
+                rows = np.flatnonzero(self._filtered.rows(self._table, filter)).tolist()
             else:
                 rows = [self._table.row[name] for name in names if name in self._table.row]
             for row in rows:
@@ -136,7 +133,7 @@ class LocalStore(Store):
         check_int("k", k, 1)
         with self._lock:
             self._check_open()
-            keep = self._table.alive if filter is None else self._matching(filter)
+            keep = self._table.alive if filter is None else self._filtered.rows(self._table, filter)
             found = int(keep.sum())
             k = min(k, found)
             if not k or not len(queries):
@@ -178,14 +175,13 @@ class LocalStore(Store):
             index = self._flat
         return indexes.search(indexes.Exact(), index, queries, k, mask)
 
-    def _matching(self, filter: Any) -> np.ndarray:
-        test = compile_filter(filter)
-        key = json.dumps(filter, sort_keys=True, default=lambda some: sorted(map(repr, some)))
-        if key not in self._filtered:
-            if len(self._filtered) >= FILTERS:
-                self._filtered.pop(next(iter(self._filtered)))
-            self._filtered[key] = self._table.where(test)
-        return self._filtered[key]
+    def matching_ids(self, filter: Mapping[str, Any]) -> list[str]:
+        """The ids of the rows that meet a filter."""
+        with self._lock:
+            self._check_open()
+            return [
+                str(self._table.ids[row]) for row in np.flatnonzero(self._filtered.rows(self._table, filter))
+            ]
 
     def get(self, ids: Sequence[str]) -> list[Item | None]:
         """See `Store.get`."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 from urllib.request import url2pathname
 
 import numpy as np
@@ -131,8 +131,10 @@ def open_store(
     """Open a store of vectors, or make an empty one.
 
     Args:
-        url: ``"memory://"``, gone when closed, or ``"file:///folder"``, a folder of plain files
-            (`pathlib.Path.as_uri` makes the URL of a path, on Windows too). Both search with faiss.
+        url: ``"memory://"``, gone when closed; ``"file:///folder"``, a folder of plain files
+            (`pathlib.Path.as_uri` makes the URL of a path, on Windows too); ``"redis://host:port/db?name=docs"``
+            (``rediss://`` with TLS, ``unix:///path/redis.sock?db=0&name=docs``), rows in a Redis server, seen by all
+            who open them, under a name (``refimpl`` without one). All search with faiss, in this process.
         dim: numbers a vector; may be left out for a folder that has a store.
         metric: ``"cosine"``.
         index: ``"auto"``, ``"exact"``, ``"hnsw"``, ``"ivf"``, ``"fastscan"``, or `HNSW`, ... with its numbers. Without
@@ -144,7 +146,7 @@ def open_store(
     Raises:
         StoreError: a store of another dimension, metric or encoder; files that were truncated or altered.
         ValueError: an unknown scheme, a URL that is no folder, no ``dim`` for a new store.
-        ModuleNotFoundError: faiss is not installed (``pip install 'refimpl[retrieve]'``).
+        ModuleNotFoundError: faiss or redis is not installed (``pip install 'refimpl[retrieve,redis]'``).
     """
     if not isinstance(url, str):
         raise TypeError(f"url: got {type(url).__name__}; takes a string such as 'file:///folder'")
@@ -154,6 +156,10 @@ def open_store(
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES or "://" not in url:
         raise ValueError(f"url: got {url!r}; takes a URL that starts with {' or '.join(SCHEMES.values())}")
+    if parts.scheme in REDIS:
+        from refimpl.retrieve.redis import RedisStore
+
+        return RedisStore(*_server(parts), dim, metric, index, encoder)
     if parts.query or parts.fragment:
         raise ValueError(f"url: got {url!r}; takes no '?' or '#' (in a folder's name: %3F, %23)")
     from refimpl.retrieve.local import LocalStore
@@ -161,7 +167,8 @@ def open_store(
     return LocalStore(_folder(parts), dim, metric, index, encoder)
 
 
-SCHEMES = {"memory": "memory://", "file": "file:///"}
+REDIS = ("redis", "rediss", "unix")
+SCHEMES = {"memory": "memory://", "file": "file:///", **{scheme: f"{scheme}://" for scheme in REDIS}}
 
 
 def _folder(parts: SplitResult) -> str | None:
@@ -175,3 +182,15 @@ def _folder(parts: SplitResult) -> str | None:
     if not os.path.isabs(folder) or folder == os.path.abspath(os.sep):
         raise ValueError(f"url: got {parts.geturl()!r}; takes an absolute folder: 'file:///folder'")
     return folder
+
+
+def _server(parts: SplitResult) -> tuple[str, str]:
+    """The URL for the client, and the name of the store."""
+    options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    name = options.pop("name", "refimpl")
+    if not name or parts.fragment or set(options) - {"db"}:
+        raise ValueError(
+            f"url: got {parts.geturl()!r}; takes '?name=...' behind it, of a socket 'db=...' too"
+        )
+    query = f"?{urlencode(options)}" if options else ""
+    return f"{parts.scheme}://{parts.netloc}{parts.path}{query}", name

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from refimpl.retrieve.filters import compile_filter
 from refimpl.retrieve.rows import Metadata
+
+FILTERS = 16  # filters whose rows are remembered until the next change
 
 
 class Table:
@@ -63,3 +68,24 @@ class Table:
         """The same without the deleted rows, in the same order."""
         rows = np.flatnonzero(self.alive).tolist()
         return Table(self._room[rows], [self.ids[r] for r in rows], [self.metadata[r] for r in rows])
+
+
+class Remembered:
+    """Which rows meet a filter, of the filters asked last; to be cleared when the rows change."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, np.ndarray] = {}
+
+    def rows(self, table: Table, filter: Any) -> np.ndarray:
+        """`Table.where` of a filter in the form of `refimpl.retrieve.filters`."""
+        test = compile_filter(filter)
+        key = json.dumps(filter, sort_keys=True, default=lambda some: sorted(map(repr, some)))
+        if key not in self._found:
+            if len(self._found) >= FILTERS:
+                self._found.pop(next(iter(self._found)))
+            self._found[key] = table.where(test)
+        return self._found[key]
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._found.clear()

@@ -1,0 +1,235 @@
+"""refimpl.retrieve.redis: several processes, killed writers and servers, what was altered or lost."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from refimpl.retrieve import StoreError, open_store
+from refimpl.retrieve import redis as redis_store
+from tests.retrieve.servers import needs_redis, own_server
+
+pytestmark = needs_redis
+DIM = 8
+
+
+def vectors(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, DIM)).astype("f4")
+
+
+def names(count: int, start: int = 0) -> list[str]:
+    return [f"r{i}" for i in range(start, start + count)]
+
+
+@pytest.fixture(scope="module")
+def server():
+    with own_server() as own:
+        yield own
+
+
+@pytest.fixture
+def client(server):
+    own = redis_store.redis_module().Redis.from_url(server.url)
+    own.flushall()
+    yield own
+    own.close()
+
+
+def opened(server, **options):
+    return open_store(f"{server.url}?name=t", **{"dim": DIM, **options})
+
+
+def test_what_lies_in_the_server(server, client):
+    with opened(server, encoder="minilm") as store:
+        store.upsert(["é/1"], vectors(1), [{"lang": "fr"}])
+    assert json.loads(client.get("refimpl:t:manifest")) == {
+        "format": "refimpl-redis-1",
+        "dim": DIM,
+        "metric": "cosine",
+        "encoder": "minilm",
+    }
+    row = client.hgetall("refimpl:t:row:é/1")
+    assert np.array_equal(np.frombuffer(row[b"vector"], "<f4"), vectors(1)[0])
+    assert json.loads(row[b"metadata"]) == {"lang": "fr"}
+    assert client.smembers("refimpl:t:ids") == {"é/1".encode()}
+
+
+def test_opened_again_and_by_another_name(server, client):
+    with opened(server) as store:
+        store.upsert(names(2500), vectors(2500), [{"n": i} for i in range(2500)])
+        store.delete(names(5))
+        before = store.search(vectors(4, seed=1), filter={"n": {"$lt": 2000}})
+    with opened(server, dim=None) as store:
+        assert store.count() == 2495
+        assert store.search(vectors(4, seed=1), filter={"n": {"$lt": 2000}}) == before
+    with open_store(f"{server.url}?name=other", dim=3) as store:
+        assert store.count() == 0
+    with opened(server, encoder="minilm"):  # the first to say it decides
+        pass
+    for wrong, text in (({"dim": 4}, "dim: got 4"), ({"encoder": "x"}, "encoder: got 'x'")):
+        with pytest.raises(StoreError, match=f"{text}; this store was made with"):
+            opened(server, **wrong)
+
+
+def test_a_reader_sees_each_acknowledged_write_of_another(server, client):
+    with opened(server) as writer, opened(server) as reader:
+        for step in range(30):
+            writer.upsert([f"r{step % 7}", f"s{step}"], vectors(2, seed=step), [{"step": step}] * 2)
+            if step % 5 == 4:
+                assert writer.delete([f"s{step - 1}", "never there"]) == 1
+            for store in (reader, writer):
+                (item,) = store.get([f"r{step % 7}"])
+                assert item.metadata == {"step": step} and np.array_equal(
+                    item.vector, vectors(2, seed=step)[0]
+                )
+                (hits,) = store.search(vectors(2, seed=step)[1:], k=1)
+                assert hits[0].id == f"s{step}"
+        assert reader.count() == writer.count() == 7 + 30 - 6
+
+
+def test_two_writers_of_the_same_rows_end_alike(server, client):
+    with opened(server) as one, opened(server) as two:
+        for step in range(12):
+            (one if step % 2 else two).upsert(names(3), vectors(3, seed=step), [{"step": step}] * 3)
+        rows = [[(i.metadata, i.vector.tolist()) for i in store.get(names(3))] for store in (one, two)]
+    assert rows[0] == rows[1] and rows[0][0][0] == {"step": 11}
+
+
+def test_a_reader_that_slept_through_the_whole_stream_reads_all_again(server, client, monkeypatch):
+    monkeypatch.setattr(redis_store, "REMEMBERED", 20)
+    with opened(server) as writer, opened(server) as reader:
+        writer.upsert(names(3), vectors(3))
+        assert reader.count() == 3
+        for step in range(400):
+            writer.upsert([f"s{step % 150}"], vectors(1, seed=step))
+        writer.delete(["r0"])
+        assert client.xlen("refimpl:t:changes") < 300, "the server cuts in blocks of its own"
+        assert reader.count() == 152
+        assert {h.id for h in reader.search(vectors(1), k=152)[0]} == {
+            "r1",
+            "r2",
+            *(f"s{i}" for i in range(150)),
+        }
+
+
+def test_altered_rows_and_lost_stores_are_noticed(server, client):
+    with opened(server) as store:
+        store.upsert(names(2), vectors(2))
+        client.hset("refimpl:t:row:r0", "vector", b"short")
+        client.xadd("refimpl:t:changes", {"ids": '["r0"]'})
+        with pytest.raises(StoreError, match="row 'r0': got 5 bytes; takes 32"):
+            store.count()
+    with pytest.raises(StoreError, match="row 'r0'"):
+        opened(server)
+    client.set("refimpl:t:manifest", b"{")
+    with pytest.raises(StoreError, match="no readable manifest"):
+        opened(server)
+    client.set("refimpl:t:manifest", b'{"format": "older"}')
+    with pytest.raises(StoreError, match="format 'older'"):
+        opened(server)
+    client.flushall()
+    with opened(server) as store:
+        client.flushall()
+        with pytest.raises(StoreError, match="gone from the server"):
+            store.count()
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("redis://localhost/0?name=", "name=..."),
+        ("redis://localhost/0?index=vset", "name=..."),
+        ("redis://localhost/0#x", "name=..."),
+        ("redis//localhost", "takes a URL that starts with"),
+    ],
+)
+def test_bad_urls(url, text):
+    with pytest.raises(ValueError, match=text.replace(".", r"\.")):
+        open_store(url, dim=2)
+    with pytest.raises(StoreError, match="not reachable"):
+        open_store("unix:///nowhere/redis.sock", dim=2)
+
+
+def test_no_dimension_for_a_new_store(server, client):
+    with pytest.raises(ValueError, match="dim: got None"):
+        opened(server, dim=None)
+    assert client.keys("*") == []
+
+
+def test_a_password_is_not_shown(client, server):
+    with opened(server) as store:
+        store._url = "redis://user:secret@host:6379/0"
+        assert store.info()["url"] == "redis://host:6379/0"
+
+
+WRITER = """
+import sys, numpy as np
+from refimpl.retrieve import open_store
+store = open_store(sys.argv[1], dim=8)
+step = 0
+while True:
+    rows = np.full((3, 8), step + 1, dtype="f4")
+    store.upsert([f"{step}-{i}" for i in range(3)], rows, [{"step": step}] * 3)
+    print(step, flush=True)  # acknowledged
+    step += 1
+"""
+
+
+def test_a_writer_that_is_killed_loses_nothing_acknowledged_and_leaves_whole_rows(server, client):
+    url = f"{server.url}?name=t"
+    with opened(server):
+        pass
+    process = subprocess.Popen([sys.executable, "-c", WRITER, url], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if int(line) == 40:
+            break
+    process.send_signal(signal.SIGKILL)
+    acknowledged = max([40, *map(int, process.stdout.read().split())])
+    process.wait()
+    with opened(server) as store:
+        assert store.count() % 3 == 0 and store.count() >= 3 * (acknowledged + 1)
+        for step in range(store.count() // 3):
+            for item in store.get([f"{step}-{i}" for i in range(3)]):
+                assert item.metadata == {"step": step} and (item.vector == step + 1).all()
+
+
+def test_the_server_goes_and_comes_back():
+    """With an append-only file written at each command; killed without warning, the same store goes on."""
+    with own_server("--appendonly", "yes", "--appendfsync", "always") as server:  # noqa: SIM117
+        with opened(server) as store, opened(server) as reader:
+            store.upsert(names(50), vectors(50))
+            store.flush()
+            server.kill()
+            for call in (lambda: store.upsert(["x"], vectors(1)), reader.count, reader.flush):
+                with pytest.raises(StoreError, match="not reachable"):
+                    call()
+            server.start()
+            assert reader.count() == 50
+            store.upsert(["x"], vectors(1, seed=5))
+            assert reader.search(vectors(1, seed=5), k=1)[0][0].id == "x"
+
+
+@pytest.mark.parametrize("append", ["no", "yes"])
+def test_what_was_flushed_is_on_the_disk(append):
+    """Without an append-only file a snapshot is saved; killed after it, nothing is missing."""
+    with own_server("--appendonly", append, "--appendfsync", "everysec") as server:
+        with opened(server) as store:
+            store.upsert(names(20), vectors(20))
+            store.flush()
+        server.kill()
+        server.start()
+        end = time.monotonic() + 10
+        while True:  # a server that loads its file refuses commands meanwhile
+            try:
+                with opened(server, dim=None) as store:
+                    assert store.count() == 20
+                break
+            except StoreError:
+                assert time.monotonic() < end
+                time.sleep(0.1)
