@@ -30,8 +30,7 @@ HERE = Path(__file__).parent
 def load_teacher(kind: str) -> tuple[PreTrainedModel, Any]:
     """A teacher of the course, trained by `refimpl.recipes.teachers`: ``(model, tokenizer)``.
 
-    The weights are stored in fp16; the model is in fp32 and in evaluation mode. The package has the causal one;
-    the masked one has to be trained with the recipe until its result is good enough to be part of it.
+    The weights are stored in fp16; the model is in fp32 and in evaluation mode.
 
     Args:
         kind: ``"masked-lm"``, a BERT of 12 layers, 128 wide, with an uncased WordPiece vocabulary of 4,096; or
@@ -40,7 +39,7 @@ def load_teacher(kind: str) -> tuple[PreTrainedModel, Any]:
 
     Raises:
         ValueError: unknown kind.
-        FileNotFoundError: the package has no files of that teacher.
+        FileNotFoundError: the package was installed without the teachers' files.
     """
     return models.load(HERE / check_choice("kind", kind, KINDS), task=kind)
 
