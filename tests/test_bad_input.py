@@ -369,6 +369,15 @@ DISTILL: list[Row] = [  # the long lists are in tests/distill
     ("distill.attention_term", lambda: distill.attention_term({}), TypeError, "layer_map: got {}"),
     ("distill.attention_term", lambda: distill.attention_term({-1: 0}), ValueError, "layer_map: got -1"),
     ("distill.attention_term", lambda: distill.attention_term({0: 0}, "cos"), ValueError, "kind: got 'cos'"),
+    ("distill.relation_term", lambda: distill.relation_term({}, 2), TypeError, "layer_map: got {}"),
+    ("distill.relation_term", lambda: distill.relation_term({0: 0}, 0), ValueError, "relation_heads: got 0"),
+    (
+        "distill.relation_term",
+        lambda: distill.relation_term({0: 0}, 2, ("queries", "outputs")),
+        ValueError,
+        "features: got 'outputs'",
+    ),
+    ("distill.relation_term", lambda: distill.relation_term({0: 0}, 2, ()), ValueError, "features: got ()"),
     ("distill.Discriminator", lambda: distill.Discriminator(0), ValueError, "features: got 0"),
     ("distill.adversarial_terms", lambda: distill.adversarial_terms(print), TypeError, "discriminator: got"),
     (

@@ -1,6 +1,6 @@
 """Distillation: a small student learns from a larger teacher's outputs."""
 
-from refimpl.distill.feature_terms import attention_term, cosine_term, hidden_term
+from refimpl.distill.feature_terms import attention_term, cosine_term, hidden_term, relation_term
 from refimpl.distill.features import (
     Captured,
     Projections,
@@ -80,6 +80,7 @@ __all__ = [
     "mutual_term",
     "open_targets",
     "relation_loss",
+    "relation_term",
     "run_search",
     "soft_cross_entropy",
     "soft_term",

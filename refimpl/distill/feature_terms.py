@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from refimpl.checks import check_choice, check_int
-from refimpl.distill.features import attention_loss, cosine_loss, hidden_loss
+from refimpl.distill.features import attention_loss, cosine_loss, hidden_loss, relation_loss
 from refimpl.distill.terms import Term
 
-__all__ = ["attention_term", "cosine_term", "hidden_term"]
+__all__ = ["attention_term", "cosine_term", "hidden_term", "relation_term"]
+
+FEATURES = ("queries", "keys", "values")
 
 
 def hidden_term(
@@ -80,6 +83,42 @@ def attention_term(layer_map: Mapping[int, int], kind: str = "kl") -> Term:
         )
 
     return Term(loss, reduction="sum", needs=("attention_scores",), name="attention")
+
+
+def relation_term(
+    layer_map: Mapping[int, int],
+    relation_heads: int,
+    features: Sequence[str] = ("queries", "keys", "values"),
+) -> Term:
+    """`relation_loss` of queries, keys and values over the real tokens, summed over ``features`` and the layer map.
+
+    MiniLM v2 is one pair of layers, the last ones, and all three features. Widths and numbers of attention heads may
+    differ; no projection is needed. What a layer does with its values gets no gradient from its own term.
+
+    Args:
+        layer_map: student's layer to teacher's layer, from 0.
+        relation_heads: divides both widths.
+        features: which ones, each once.
+
+    Raises:
+        TypeError, ValueError: no layer map, no or unknown features, ``relation_heads`` below 1.
+    """
+    _check_map(layer_map, 0)
+    check_int("relation_heads", relation_heads, 1)
+    if isinstance(features, str) or not features or len(set(features)) < len(features):
+        raise ValueError(f"features: got {features!r}; takes some of {', '.join(FEATURES)}, each once")
+    chosen = [check_choice("features", name, FEATURES) for name in features]
+
+    def loss(student: Any, teacher: Any, inputs: dict[str, Any]) -> Tensor:
+        mask = inputs.get("attention_mask")
+        pairs = [
+            (getattr(student.captured, name)[j], getattr(teacher.captured, name)[k])
+            for j, k in layer_map.items()
+            for name in chosen
+        ]
+        return torch.stack([relation_loss(s, t, relation_heads, mask, num_items=1) for s, t in pairs]).sum()
+
+    return Term(loss, reduction="sum", needs=("queries_keys_values",), name="relations")
 
 
 def _check_map(layer_map: Any, low: int | None = None) -> None:

@@ -30,6 +30,8 @@ from refimpl.distill import (
     hidden_loss,
     hidden_term,
     kd_loss,
+    relation_loss,
+    relation_term,
     resume,
     soft_term,
 )
@@ -409,6 +411,7 @@ FEATURES = {
     "cosine": cosine_term,
     "attention": lambda: attention_term({0: 1, 1: 3}),
     "attention-mse": lambda: attention_term({1: 3}, "mse"),
+    "relations": lambda: relation_term({0: 1, 1: 3}, 4),
 }
 
 
@@ -437,16 +440,20 @@ def test_feature_terms_against_the_losses(tmp_path):
     student, teacher, rows = lm(1), lm(2, n_layer=4), texts(5)
     batch = {k: torch.stack([r[k] for r in rows]) for k in ("input_ids", "attention_mask")}
     mask = batch["attention_mask"]
-    with torch.no_grad(), capture(student, hidden_states=True, attentions="scores") as s:
+    wish = {"hidden_states": True, "attentions": "scores", "queries_keys_values": True}
+    with torch.no_grad(), capture(student, **wish) as s:
         student(**batch)
-    with torch.no_grad(), capture(teacher, hidden_states=True, attentions="scores") as t:
+    with torch.no_grad(), capture(teacher, **wish) as t:
         teacher(**batch)
     expected = {
         "hidden": hidden_loss(s.hidden_states, t.hidden_states, {1: 3}, mask),
         "cosine": cosine_loss(s.hidden_states[-1], t.hidden_states[-1], mask),
         "attention": attention_loss(s.attentions[1], t.attentions[3], mask, from_scores=True, causal=True),
+        "relations": relation_loss(s.queries[1], t.queries[3], 2, mask)
+        + relation_loss(s.values[1], t.values[3], 2, mask),
     }
     losses = [(1.0, hidden_term({1: 3})), (1.0, cosine_term()), (1.0, attention_term({1: 3}))]
+    losses += [(1.0, relation_term({1: 3}, 2, ("queries", "values")))]
     args = arguments(tmp_path, per_device_eval_batch_size=2)
     found = DistillationTrainer(student, teacher, args, losses=losses, eval_dataset=rows).evaluate()
     for name, value in expected.items():
