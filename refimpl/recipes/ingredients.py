@@ -1,8 +1,8 @@
 """What each ingredient of a distilled student is worth: ``python -m refimpl.recipes.ingredients masked-lm``.
 
 12 to 6 layers of a teacher of the course, one student for each of the `ARMS` and each seed: the same batches in
-the same order, the same number of steps, the learning rate chosen on the validation texts. About an hour on one
-thread for each kind; a run that was stopped goes on where it was.
+the same order, the same number of steps, the learning rate chosen on the validation texts. About an hour of processor
+time for each kind, which ``--workers 2`` halves; a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations

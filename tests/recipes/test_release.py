@@ -11,6 +11,7 @@ from transformers import BertForMaskedLM, GPT2LMHeadModel
 
 from refimpl.data import corpus
 from refimpl.recipes import (
+    ARMS,
     DEFAULTS,
     KINDS,
     bigram,
@@ -18,6 +19,7 @@ from refimpl.recipes import (
     chain,
     evaluate,
     held_out,
+    load_ingredients,
     load_teacher,
     masked_rows,
     score_masked,
@@ -88,3 +90,18 @@ def test_release_leaves_the_model_as_it_was(bytepieces, held, tmp_path):
     assert list(scores) == ["test"] and model.training
     assert all(torch.equal(before[n], v) and v.dtype == torch.float32 for n, v in model.state_dict().items())
     assert model.config.dtype != torch.float16
+
+
+def test_the_central_table_is_whole_and_says_what_the_course_says():
+    """Every arm with every seed; copied layers and a teacher beat labels only and a random start in each."""
+    found = load_ingredients("masked-lm")
+    settings, runs = found["settings"], found["runs"]
+    assert settings["arms"] == {name: asdict(arm) for name, arm in ARMS["masked-lm"].items()}
+    seeds = range(settings["seeds"])
+    assert [(r["arm"], r["seed"]) for r in runs] == [(name, s) for s in seeds for name in settings["arms"]]
+    nats = {(r["arm"], r["seed"]): r["cross_entropy"] for r in runs}
+    assert len(seeds) >= 3 and len({r["teacher_cross_entropy"] for r in runs}) == 1
+    for seed in seeds:
+        full = nats["full recipe", seed]
+        assert runs[0]["teacher_cross_entropy"] < full
+        assert full < nats["labels only", seed] - 0.1 and full < nats["random start", seed] - 1
