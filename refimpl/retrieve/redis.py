@@ -4,6 +4,7 @@
     refimpl:<name>:row:<id>      hash: vector (little-endian float32), metadata (JSON)
     refimpl:<name>:ids           set of all ids
     refimpl:<name>:changes       stream: the ids of each change, in order
+    refimpl:<name>:flushed       written by `flush`, to have it synced
 
 Rows, ids and their change are written in one transaction. A store that searches reads the changes since it last
 looked, in one round trip, and fetches the rows they name: so it sees every write that was acknowledged before, its own and
@@ -227,22 +228,22 @@ class RedisStore(Store):
     def flush(self) -> None:
         """See `Store.flush`. Writes are in the server's memory at once; this waits until they are on its disk.
 
-        With an append-only file that is written at each command nothing is left to do; with another one the
-        server is asked to wait for it (Redis 7.2), else to save a snapshot.
+        Without an append-only file a snapshot is saved. With one that is not synced at each command it is for
+        one: what was written before is then on the disk too.
 
         Raises:
             StoreError: the server cannot be reached, or does not let its clients ask for that.
         """
         with self._lock, self._open():
             options = self._redis.config_get("append*")
-            if options.get("appendonly") == "yes":
-                if options.get("appendfsync") == "always":
-                    return
-                version = self._redis.info("server")["redis_version"].split(".")
-                if tuple(map(int, version[:2])) >= (7, 2):
-                    self._redis.execute_command("WAITAOF", 1, 0, 0)
-                    return
-            self._redis.save()
+            if options["appendonly"] != "yes":
+                self._redis.save()
+            elif options["appendfsync"] != "always":
+                self._redis.config_set("appendfsync", "always")
+                try:
+                    self._redis.set(self._key + b"flushed", b"1")  # answered when it is on the disk
+                finally:
+                    self._redis.config_set("appendfsync", options["appendfsync"])
 
     def close(self) -> None:
         """See `Store.close`; what was written is in the server already, `flush` is for its disk."""

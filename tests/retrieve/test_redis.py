@@ -222,6 +222,7 @@ def test_what_was_flushed_is_on_the_disk(append):
         with opened(server) as store:
             store.upsert(names(20), vectors(20))
             store.flush()
+            assert store._redis.config_get("appendfsync") == {"appendfsync": "everysec"}, "as it was"
         server.kill()
         server.start()
         end = time.monotonic() + 10
