@@ -19,13 +19,13 @@ def check_dim(dim: Any) -> int:
     return check_int("dim", dim, 1, 65536)
 
 
-def check_vectors(vectors: Any, dim: int, name: str = "vectors") -> np.ndarray:
+def check_array(name: str, vectors: Any, dim: int | None = None) -> np.ndarray:
     """``vectors`` as a contiguous little-endian float32 array ``[N, dim]`` of the caller's or a new memory.
 
     Raises:
         TypeError: neither a NumPy array nor a torch tensor, or not floating point.
-        ValueError: not two-dimensional, another dimension, NaN or infinity (also when only float32
-            overflows), a zero vector: it has no direction, so no cosine.
+        ValueError: not two-dimensional, another dimension (None takes any), NaN or infinity (also when only
+            float32 overflows).
     """
     if isinstance(vectors, torch.Tensor):
         tensor = vectors.detach().cpu()
@@ -34,12 +34,22 @@ def check_vectors(vectors: Any, dim: int, name: str = "vectors") -> np.ndarray:
         raise TypeError(f"{name}: got {type(vectors).__name__}; takes a NumPy array or a torch tensor")
     if vectors.dtype.kind != "f":
         raise TypeError(f"{name}: got dtype {vectors.dtype}; takes floating point")
-    if vectors.ndim != 2 or vectors.shape[1] != dim:
-        raise ValueError(f"{name}: got shape {vectors.shape}; takes (any, {dim})")
+    if vectors.ndim != 2 or (dim is not None and vectors.shape[1] != dim):
+        raise ValueError(f"{name}: got shape {vectors.shape}; takes (any, {dim or 'any'})")
     with np.errstate(over="ignore"):
         rows = np.ascontiguousarray(vectors, dtype="<f4")
     for i in np.flatnonzero(~np.isfinite(rows).all(1))[:1]:
         raise ValueError(f"{name}: got NaN or infinity in row {i}; takes finite float32 numbers")
+    return rows
+
+
+def check_vectors(vectors: Any, dim: int, name: str = "vectors") -> np.ndarray:
+    """`check_array` that refuses zero vectors too: they have no direction, so no cosine.
+
+    Raises:
+        TypeError, ValueError: as `check_array`; a zero vector.
+    """
+    rows = check_array(name, vectors, dim)
     for i in np.flatnonzero(~rows.any(1))[:1]:
         raise ValueError(f"{name}: got a zero vector in row {i}; a cosine takes vectors with a direction")
     return rows

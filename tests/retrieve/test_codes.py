@@ -164,7 +164,7 @@ def test_rescore_by_hand():
         (lambda x: matryoshka(x, []), ValueError, "sizes: got none"),
         (lambda x: matryoshka(x, [D + 1]), ValueError, "sizes: got 65"),
         (lambda x: matryoshka(x[:10], [4]), ValueError, "batch: got 256"),
-        (lambda x: FloatCode(D).encode(x.astype(np.int32)), TypeError, "vectors: got int32"),
+        (lambda x: FloatCode(D).encode(x.astype(np.int32)), TypeError, "vectors: got dtype int32"),
         (lambda x: FloatCode(D).encode(x[:, :5]), ValueError, "vectors: got shape"),
         (lambda x: search_codes(FloatCode(D), x, x[:1], 0), ValueError, "k: got 0"),
         (lambda x: rescore(np.zeros((1, 2)), FloatCode(D), x, x[:1], 1), TypeError, "rows: got no integers"),

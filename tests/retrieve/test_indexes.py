@@ -114,11 +114,9 @@ def test_the_best_of_candidates_by_sorting():
     generator = np.random.default_rng(0)
     scores, rows = generator.integers(0, 5, 40).astype(np.float32), generator.permutation(40)
     expected = sorted(zip(-scores, rows, strict=True))
-    for k in (39, 40, 50):
+    for k in (1, 5, 12, 39, 40, 50):  # among so many equal scores the last place is always a tie
         found = best_of(scores, rows, k)
-        if k >= 40:
-            assert list(zip(-found[0], found[1], strict=True)) == expected
-        assert found[0].tolist() == [-s for s, _ in expected[:k]]
+        assert list(zip(-found[0], found[1], strict=True)) == expected[:k]
 
 
 # -- k-means --------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from refimpl.checks import check_int
-from refimpl.retrieve.indexes.common import best_of, check_vectors, padded
+from refimpl.retrieve.indexes.common import best_of, padded
+from refimpl.retrieve.rows import check_array
 
 __all__ = ["Code", "rescore", "search_codes"]
 
@@ -32,7 +33,7 @@ class Code(ABC):
 
     def scores(self, queries: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Inner products of ``[Q, dim]`` with what the codes stand for, ``[Q, N]``."""
-        return check_vectors("queries", queries, self.dim) @ self.decode(codes).T
+        return check_array("queries", queries, self.dim) @ self.decode(codes).T
 
 
 def search_codes(
@@ -66,7 +67,7 @@ def rescore(
     Raises:
         TypeError, ValueError: no ``[Q, r]`` integers, other shapes, k out of bounds.
     """
-    queries = check_vectors("queries", queries, finer.dim)
+    queries = check_array("queries", queries, finer.dim)
     if not isinstance(rows, np.ndarray) or rows.dtype.kind != "i":
         raise TypeError("rows: got no integers; takes the rows of a search, [Q, r]")
     if rows.ndim != 2 or len(rows) != len(queries):

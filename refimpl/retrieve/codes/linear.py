@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from refimpl.checks import check_int, check_number
 from refimpl.retrieve.codes.common import Code
-from refimpl.retrieve.indexes.common import check_vectors
+from refimpl.retrieve.rows import check_array
 
 __all__ = ["LinearCode", "matryoshka", "principal", "truncation"]
 
@@ -27,7 +27,7 @@ class LinearCode(Code):
     """
 
     def __init__(self, weight: np.ndarray, unit: bool = False) -> None:
-        self.weight = check_vectors("weight", weight)
+        self.weight = check_array("weight", weight)
         self.kept, self.dim = self.weight.shape
         if self.kept > self.dim:
             raise ValueError(f"weight: got {self.kept} rows of {self.dim}; takes as many at most")
@@ -40,7 +40,7 @@ class LinearCode(Code):
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """See `Code.encode`."""
-        z = check_vectors("vectors", vectors, self.dim) @ self.weight.T
+        z = check_array("vectors", vectors, self.dim) @ self.weight.T
         return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12) if self.unit else z
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
@@ -67,7 +67,7 @@ def principal(training: np.ndarray, kept: int) -> LinearCode:
     Raises:
         TypeError, ValueError: no such array; ``kept`` above ``dim``.
     """
-    training = check_vectors("training", training)
+    training = check_array("training", training)
     check_int("kept", kept, 1, training.shape[1])
     moments = training.T.astype(np.float64) @ training
     _, directions = np.linalg.eigh(moments)  # ascending
@@ -103,7 +103,7 @@ def matryoshka(
 
     Source: Kusupati et al. 2022 (arXiv 2205.13147) for nested prefixes; here of finished embeddings.
     """
-    training = check_vectors("training", training)
+    training = check_array("training", training)
     dim = training.shape[1]
     check_int("steps", steps, 1)
     check_int("batch", batch, 3, len(training))

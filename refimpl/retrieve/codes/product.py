@@ -7,7 +7,7 @@ import numpy as np
 from refimpl.checks import check_int
 from refimpl.retrieve.codes.common import Code
 from refimpl.retrieve.index import faiss
-from refimpl.retrieve.indexes.common import check_vectors
+from refimpl.retrieve.rows import check_array
 
 __all__ = ["ProductCode"]
 
@@ -26,7 +26,7 @@ class ProductCode(Code):
     """
 
     def __init__(self, training: np.ndarray, parts: int, bits: int = 8) -> None:
-        training = check_vectors("training", training)
+        training = check_array("training", training)
         self.dim = training.shape[1]
         check_int("parts", parts, 1, self.dim)
         check_int("bits", bits, 1, 16)
@@ -46,7 +46,7 @@ class ProductCode(Code):
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """See `Code.encode`."""
-        return self.quantizer.compute_codes(check_vectors("vectors", vectors, self.dim))
+        return self.quantizer.compute_codes(check_array("vectors", vectors, self.dim))
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """See `Code.decode`."""

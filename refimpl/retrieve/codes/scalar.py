@@ -6,7 +6,7 @@ import numpy as np
 
 from refimpl.checks import check_int
 from refimpl.retrieve.codes.common import Code
-from refimpl.retrieve.indexes.common import check_vectors
+from refimpl.retrieve.rows import check_array
 
 __all__ = ["BinaryCode", "FloatCode", "Int8Code"]
 
@@ -31,7 +31,7 @@ class FloatCode(Code):
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """See `Code.encode`."""
-        return check_vectors("vectors", vectors, self.dim).astype(self.dtype)
+        return check_array("vectors", vectors, self.dim).astype(self.dtype)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """See `Code.decode`."""
@@ -53,7 +53,7 @@ class Int8Code(Code):
     """
 
     def __init__(self, training: np.ndarray) -> None:
-        training = check_vectors("training", training)
+        training = check_array("training", training)
         self.dim = training.shape[1]
         largest = float(np.abs(training).max(initial=0.0))
         if largest == 0:
@@ -67,7 +67,7 @@ class Int8Code(Code):
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """See `Code.encode`."""
-        steps = np.rint(check_vectors("vectors", vectors, self.dim) / self.scale)
+        steps = np.rint(check_array("vectors", vectors, self.dim) / self.scale)
         return np.clip(steps, -127, 127).astype(np.int8)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
@@ -97,7 +97,7 @@ class BinaryCode(Code):
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """See `Code.encode`."""
-        return np.packbits(check_vectors("vectors", vectors, self.dim) > 0, axis=1)
+        return np.packbits(check_array("vectors", vectors, self.dim) > 0, axis=1)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """See `Code.decode`."""

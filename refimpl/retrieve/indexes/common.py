@@ -1,39 +1,23 @@
-"""What the indexes written from scratch share: checked vectors, the best of some candidates, and k-means."""
+"""What the indexes written from scratch share: the best of some candidates, and k-means."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from refimpl.checks import check_int
+from refimpl.retrieve.rows import check_array
 
-__all__ = ["best_of", "check_vectors", "kmeans", "nearest", "padded"]
+__all__ = ["best_of", "kmeans", "nearest", "padded"]
 
 EMPTY = -1  # the row of "nothing found", with the score -inf
-
-
-def check_vectors(name: str, vectors: np.ndarray, dim: int | None = None) -> np.ndarray:
-    """``[N, dim]`` in contiguous fp32, if it is that and finite.
-
-    Raises:
-        TypeError: no array of floating-point numbers.
-        ValueError: another shape, NaN or infinity.
-    """
-    if not isinstance(vectors, np.ndarray) or vectors.dtype.kind != "f":
-        found = vectors.dtype if isinstance(vectors, np.ndarray) else type(vectors).__name__
-        raise TypeError(f"{name}: got {found}; takes a NumPy array of floating-point numbers")
-    if vectors.ndim != 2 or (dim is not None and vectors.shape[1] != dim):
-        raise ValueError(f"{name}: got shape {list(vectors.shape)}; takes [N, {dim or 'dim'}]")
-    if not np.isfinite(vectors).all():
-        raise ValueError(f"{name}: got NaN or infinity; takes finite numbers")
-    return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
 def best_of(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k best of ``[C]`` scores with their rows, the best first; of equal scores the lower row."""
     if len(scores) > k:  # a partition costs C, a sort C log C
-        keep = np.argpartition(-scores, k - 1)[:k]
+        keep = scores >= np.partition(scores, -k)[-k]  # with all that are equal to the last one
         scores, rows = scores[keep], rows[keep]
-    order = np.lexsort((rows, -scores))
+    order = np.lexsort((rows, -scores))[:k]
     return scores[order], rows[order]
 
 
@@ -70,7 +54,7 @@ def kmeans(vectors: np.ndarray, clusters: int, iterations: int = 20, seed: int =
 
     Source: Lloyd 1982, "Least squares quantization in PCM".
     """
-    vectors = check_vectors("vectors", vectors)
+    vectors = check_array("vectors", vectors)
     check_int("iterations", iterations, 1)
     check_int("clusters", clusters, 1)
     if clusters > len(vectors):

@@ -8,7 +8,8 @@ import math
 import numpy as np
 
 from refimpl.checks import check_int
-from refimpl.retrieve.indexes.common import check_vectors, padded
+from refimpl.retrieve.indexes.common import padded
+from refimpl.retrieve.rows import check_array
 
 __all__ = ["HNSWIndex"]
 
@@ -50,7 +51,7 @@ class HNSWIndex:
 
     def add(self, vectors: np.ndarray) -> None:
         """Append ``[N, dim]``, one after the other; their rows are counted on from those that are there."""
-        vectors = check_vectors("vectors", vectors, self.dim)
+        vectors = check_array("vectors", vectors, self.dim)
         start = len(self.vectors)
         self.vectors = np.concatenate([self.vectors, vectors])
         for row in range(start, len(self.vectors)):
@@ -64,7 +65,7 @@ class HNSWIndex:
             k: results a query.
             ef: rows kept on level 0, at least k.
         """
-        queries = check_vectors("queries", queries, self.dim)
+        queries = check_array("queries", queries, self.dim)
         check_int("k", k, 1)
         check_int("ef", ef, k)
         found = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from refimpl.checks import check_int
-from refimpl.retrieve.indexes.common import best_of, check_vectors, kmeans, nearest, padded
+from refimpl.retrieve.indexes.common import best_of, kmeans, nearest, padded
+from refimpl.retrieve.rows import check_array
 
 __all__ = ["IVFIndex"]
 
@@ -36,7 +37,7 @@ class IVFIndex:
 
     def add(self, vectors: np.ndarray) -> None:
         """Append ``[N, dim]``; their rows are counted on from those that are there."""
-        vectors = check_vectors("vectors", vectors, self.centroids.shape[1])
+        vectors = check_array("vectors", vectors, self.centroids.shape[1])
         start = len(self.vectors)
         self.vectors = np.concatenate([self.vectors, vectors])
         for row, cell in enumerate(nearest(vectors, self.centroids), start):
@@ -47,7 +48,7 @@ class IVFIndex:
 
         Where the cells hold fewer than k, -inf and -1 stand for the rest.
         """
-        queries = check_vectors("queries", queries, self.centroids.shape[1])
+        queries = check_array("queries", queries, self.centroids.shape[1])
         check_int("k", k, 1)
         found = []
         for query, cells in zip(queries, self.cells(queries, nprobe), strict=True):
@@ -57,7 +58,7 @@ class IVFIndex:
 
     def cells(self, queries: np.ndarray, nprobe: int = 1) -> np.ndarray:
         """The ``nprobe`` nearest cells of each query, the nearest first: ``[Q, nprobe]``."""
-        queries = check_vectors("queries", queries, self.centroids.shape[1])
+        queries = check_array("queries", queries, self.centroids.shape[1])
         check_int("nprobe", nprobe, 1, len(self.centroids))
         half = 0.5 * np.einsum("cd,cd->c", self.centroids, self.centroids)
         return np.argsort(half - queries @ self.centroids.T, axis=1, kind="stable")[:, :nprobe]

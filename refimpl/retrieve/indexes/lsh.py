@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from refimpl.checks import check_int
-from refimpl.retrieve.indexes.common import best_of, check_vectors, padded
+from refimpl.retrieve.indexes.common import best_of, padded
+from refimpl.retrieve.rows import check_array
 
 __all__ = ["LSHIndex"]
 
@@ -43,7 +44,7 @@ class LSHIndex:
 
     def add(self, vectors: np.ndarray) -> None:
         """Append ``[N, dim]``; their rows are counted on from those that are there."""
-        vectors = check_vectors("vectors", vectors, self.dim)
+        vectors = check_array("vectors", vectors, self.dim)
         start = len(self.vectors)
         self.vectors = np.concatenate([self.vectors, vectors])
         for table, margins in zip(self.tables, self._margins(vectors), strict=True):
@@ -58,7 +59,7 @@ class LSHIndex:
             k: results a query; where there are fewer candidates, -inf and -1 stand for the rest.
             probes: keys to look under in each table, 1 to ``bits`` + 1.
         """
-        queries = check_vectors("queries", queries, self.dim)
+        queries = check_array("queries", queries, self.dim)
         check_int("k", k, 1)
         found = []
         for query, candidates in zip(queries, self.candidates(queries, probes), strict=True):
@@ -67,7 +68,7 @@ class LSHIndex:
 
     def candidates(self, queries: np.ndarray, probes: int = 1) -> list[np.ndarray]:
         """For each query the rows that share a key with it, ascending."""
-        queries = check_vectors("queries", queries, self.dim)
+        queries = check_array("queries", queries, self.dim)
         check_int("probes", probes, 1, self.bits + 1)
         rows: list[set[int]] = [set() for _ in queries]
         for table, margins in zip(self.tables, self._margins(queries), strict=True):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from refimpl.checks import check_int
-from refimpl.retrieve.indexes.common import best_of, check_vectors, kmeans, nearest, padded
+from refimpl.retrieve.indexes.common import best_of, kmeans, nearest, padded
+from refimpl.retrieve.rows import check_array
 
 __all__ = ["PQIndex"]
 
@@ -34,7 +35,7 @@ class PQIndex:
     def __init__(
         self, training: np.ndarray, parts: int, bits: int = 8, iterations: int = 20, seed: int = 0
     ) -> None:
-        training = check_vectors("training", training)
+        training = check_array("training", training)
         self.dim = training.shape[1]
         self.parts = check_int("parts", parts, 1, self.dim)
         check_int("bits", bits, 1, 8)
@@ -52,7 +53,7 @@ class PQIndex:
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """``[N, dim]`` to codes ``[N, parts]``, uint8."""
-        pieces = self._pieces(check_vectors("vectors", vectors, self.dim))
+        pieces = self._pieces(check_array("vectors", vectors, self.dim))
         found = [nearest(piece, own) for piece, own in zip(pieces, self.centroids, strict=True)]
         return np.stack(found, axis=1).astype(np.uint8)
 
@@ -64,7 +65,7 @@ class PQIndex:
 
     def search(self, queries: np.ndarray, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
         """``(scores, rows)``, both ``[Q, k]``: the largest qᵀx̂, the best first; -inf and -1 where there are fewer."""
-        queries = check_vectors("queries", queries, self.dim)
+        queries = check_array("queries", queries, self.dim)
         check_int("k", k, 1)
         rows = np.arange(len(self.codes))
         return padded([best_of(self.scores(query), rows, k) for query in queries], k)
