@@ -985,6 +985,14 @@ RETRIEVE: list[Row] = [  # the long lists are in tests/retrieve/
         ValueError,
         "pooling: got 'max'",
     ),
+    ("retrieve.encode_cached", lambda: retrieve.encode_cached(bert, None, "text"), TypeError, "texts: got"),
+    ("retrieve.encode_cached", lambda: retrieve.encode_cached(bert, None, ["a", 1]), TypeError, "texts: got"),
+    (
+        "retrieve.encode_cached",
+        lambda: retrieve.encode_cached(bert, None, ["a"], pooling="max"),
+        ValueError,
+        "pooling: got 'max'",
+    ),
     (
         "retrieve.fingerprint",
         lambda: retrieve.fingerprint(bert, None, pooling="max"),
@@ -1038,6 +1046,10 @@ DATA_AND_MODELS: list[Row] = [
     ("data.docstrings", lambda: data.docstrings("os.path"), ValueError, "name of a whole package"),
     ("data.docstrings", lambda: data.docstrings([3]), TypeError, "libraries: got int"),
     ("data.split_of", lambda: data.split_of(3), TypeError, "module: got int"),
+    ("data.passages", lambda: data.passages("dev"), ValueError, "split: got 'dev'"),
+    ("data.passages", lambda: data.passages(words=3), ValueError, "words: got 3"),
+    ("data.passages", lambda: data.passages(limit=0), ValueError, "limit: got 0"),
+    ("data.passages", lambda: data.passages(seed=-1), ValueError, "seed: got -1"),
     ("data.retrieval_pairs", lambda: data.retrieval_pairs("dev"), ValueError, "split: got 'dev'"),
     ("data.retrieval_pairs", lambda: data.retrieval_pairs(limit=0), ValueError, "limit: got 0"),
     ("data.retrieval_pairs", lambda: data.retrieval_pairs(limit=1.5), TypeError, "limit: got 1.5"),
@@ -1251,6 +1263,7 @@ NO_BAD_INPUT = {
     "data.Doc",
     "data.Example",
     "data.Pair",
+    "data.Passage",
     "data.topics",  # takes nothing
     "distill.Targets",  # open_targets makes it
     "distill.cosine_term",  # takes nothing

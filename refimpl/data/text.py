@@ -23,6 +23,7 @@ __all__ = ["Example", "Pair", "classification", "corpus", "retrieval_pairs"]
 QUERY_WORDS = (5, 25)  # a summary has so many words; fewer say too little, more are no summary
 DOCUMENT_WORDS = 20  # the rest has at least so many
 BEGINNING = 60  # two documents are near-duplicates when so many first words are equal
+RULERS = r"[-=~^*#]{3,}|%\(\w+\)s"  # and templates: no words
 SAME_WORDS = 0.8  # two summaries are near-duplicates from this Jaccard similarity of their words on
 
 
@@ -86,10 +87,10 @@ def retrieval_pairs(
         ValueError: unknown split, a limit below 1; and as `docstrings`.
     """
     check_choice("split", split, (None, *SPLITS))
-    _check_draw(limit, seed)
+    check_draw(limit, seed)
     names = (libraries,) if isinstance(libraries, str) else tuple(libraries)
     pairs = [p for p in _all_pairs(names) if split is None or split_of(p.module) == split]
-    return _draw(pairs, [p.id for p in pairs], limit, seed)
+    return draw(pairs, [p.id for p in pairs], limit, seed)
 
 
 def classification(
@@ -115,7 +116,7 @@ def classification(
     names = tuple(libraries)
     if len(set(names)) < len(names):
         raise ValueError(f"libraries: got {libraries!r}, one of them twice; takes each once")
-    _check_draw(limit, seed)
+    check_draw(limit, seed)
     kept = []
     for label, name in enumerate(names):
         # docstrings of all libraries together, so that a text found in two of them is in neither's test
@@ -127,7 +128,7 @@ def classification(
         cleaned = [(d, _anonymous(d.text, names)) for d in docs]
         long = [(d, text) for d, text in cleaned if len(_words(text)) >= DOCUMENT_WORDS]
         examples = [Example(text, label, d.module) for d, text in long]
-        kept += _draw(examples, [d.id for d, _ in long], limit, seed)
+        kept += draw(examples, [d.id for d, _ in long], limit, seed)
     return kept
 
 
@@ -144,13 +145,14 @@ def corpus(split: str | None = None, libraries: str | Iterable[str] = LIBRARIES)
     return [d.text for d in docstrings(libraries) if split is None or split_of(d.module) == split]
 
 
-def _check_draw(limit: int | None, seed: int) -> None:
+def check_draw(limit: int | None, seed: int) -> None:
+    """A limit of at least 1, or None, and a seed of at least 0."""
     check_int("seed", seed, 0)
     if limit is not None:
         check_int("limit", limit, 1)
 
 
-def _draw(items: list[T], ids: list[str], limit: int | None, seed: int) -> list[T]:
+def draw(items: list[T], ids: list[str], limit: int | None, seed: int) -> list[T]:
     """The ``limit`` items whose hashes come first: no generator, so equal on every Python, and nested."""
     if limit is None:
         return items
@@ -185,7 +187,7 @@ def _all_pairs(libraries: tuple[str, ...]) -> tuple[Pair, ...]:
 
 def _pair(doc: Doc) -> Pair | None:
     head, _, rest = doc.text.partition("\n\n")
-    rest = re.sub(r"[-=~^*#]{3,}|%\(\w+\)s", " ", rest)
+    rest = re.sub(RULERS, " ", rest)
     query, document = " ".join(head.split()), " ".join(rest.split())
     words, document_words = _words(query), _words(document)
     low, high = QUERY_WORDS

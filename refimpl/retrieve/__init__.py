@@ -1,5 +1,6 @@
 """Retrieval: texts to vectors, exact search, and stores that keep vectors and find them again."""
 
+from refimpl.retrieve.cached import encode_cached
 from refimpl.retrieve.encode import encode, fingerprint, pool
 from refimpl.retrieve.exact import exact_search, mean_reciprocal_rank, recall_at_k
 from refimpl.retrieve.index import HNSW, IVF, Auto, Exact, FastScan
@@ -16,6 +17,7 @@ __all__ = [
     "Store",
     "StoreError",
     "encode",
+    "encode_cached",
     "exact_search",
     "fingerprint",
     "mean_reciprocal_rank",

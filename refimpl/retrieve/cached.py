@@ -1,0 +1,118 @@
+"""Embeddings that are computed once on a machine and read back, checked, every later time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from refimpl.checks import check_choice
+from refimpl.files import replace_file
+from refimpl.retrieve.encode import POOLINGS, encode, fingerprint
+
+__all__ = ["encode_cached"]
+
+
+def encode_cached(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    pooling: str = "mean",
+    batch_size: int = 32,
+    max_length: int = 128,
+    normalize: bool = True,
+) -> Tensor:
+    """`encode`, or what an earlier call with the same encoder, texts and options computed.
+
+    One file for each, named by the SHA-256 over the encoder's `fingerprint`, the options, the texts in their order and autocast. A
+    file is only taken if the SHA-256 of its numbers is the one it was written with; else it is computed anew and replaced, in one step. The
+    batch size and the number of threads move the last bits only, and are not part of the name.
+
+    Args:
+        model, tokenizer, texts, pooling, batch_size, max_length, normalize: as `encode`.
+        folder: where the files are; ``None`` takes the environment variable ``REFIMPL_CACHE``, else ``refimpl`` in the user's
+            folder for caches. A folder that cannot be written is a warning: the vectors are returned all the same.
+
+    Returns:
+        ``[len(texts), D]``, fp32, on the CPU.
+
+    Raises:
+        TypeError, ValueError: as `encode`.
+    """
+    check_choice("pooling", pooling, POOLINGS)
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise TypeError("texts: got something that is no list of strings; takes a list of them")
+    texts = list(texts)
+    place = Path(folder) if folder is not None else cache_folder()
+    key = _key(fingerprint(model, tokenizer, pooling=pooling, max_length=max_length), texts, normalize)
+    path = place / f"vectors-{key[:32]}.safetensors"
+    found = _read(path, key)
+    if found is None:
+        found = encode(
+            model,
+            tokenizer,
+            texts,
+            pooling=pooling,
+            batch_size=batch_size,
+            max_length=max_length,
+            normalize=normalize,
+        )
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            replace_file(path, _payload(found, key))
+        except OSError as error:
+            warnings.warn(f"folder: the vectors were not kept ({error})", stacklevel=2)
+    return found
+
+
+def cache_folder() -> Path:
+    """``REFIMPL_CACHE``, else ``refimpl`` where the system keeps a user's caches."""
+    if given := os.environ.get("REFIMPL_CACHE"):
+        return Path(given)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "refimpl"
+
+
+def _key(encoder: str, texts: list[str], normalize: bool) -> str:
+    autocast = str(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else None
+    digest = hashlib.sha256(json.dumps([encoder, bool(normalize), autocast, len(texts)]).encode())
+    for text in texts:  # each hashed by itself: no two lists of texts have the same bytes
+        digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    return digest.hexdigest()
+
+
+def _digest(vectors: Tensor) -> str:
+    return hashlib.sha256(vectors.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _payload(vectors: Tensor, key: str) -> bytes:
+    return safetensors.torch.save(
+        {"vectors": vectors.contiguous()}, metadata={"key": key, "sha256": _digest(vectors)}
+    )
+
+
+def _read(path: Path, key: str) -> Tensor | None:
+    """The file's vectors; None when there is no file or it is not what was written."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata, vectors = file.metadata() or {}, file.get_tensor("vectors")
+    except (OSError, safetensors.SafetensorError):
+        return None
+    return vectors if metadata == {"key": key, "sha256": _digest(vectors)} else None

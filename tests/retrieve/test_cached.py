@@ -1,0 +1,102 @@
+"""`encode_cached`: the same as `encode`, computed once, and never anything that was altered."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from refimpl.retrieve import cached, encode, encode_cached
+from tests.retrieve.test_encode import WordTokenizer as Characters
+
+
+class WordTokenizer(Characters):
+    def get_vocab(self):
+        return {}
+
+
+TEXTS = ["abc", "a longer text", "z"]
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often the encoder was really run."""
+    made = []
+    monkeypatch.setattr(cached, "encode", lambda *a, **o: made.append(1) or encode(*a, **o))
+    return made
+
+
+def test_computed_once_and_equal(tiny_bert, tmp_path, calls):
+    first, second = (
+        encode_cached(tiny_bert, WordTokenizer(), TEXTS, folder=tmp_path / "deep" / "er") for _ in range(2)
+    )
+    assert len(calls) == 1
+    assert torch.equal(first, second) and torch.equal(first, encode(tiny_bert, WordTokenizer(), TEXTS))
+    assert len(list((tmp_path / "deep" / "er").iterdir())) == 1
+
+
+def test_what_changes_the_numbers_changes_the_name(tiny_bert, tmp_path, calls):
+    def run(texts=TEXTS, **options):
+        return encode_cached(tiny_bert, WordTokenizer(), texts, folder=tmp_path, **options)
+
+    run()
+    for n, change in enumerate(
+        (
+            lambda: run(texts=TEXTS[::-1]),
+            lambda: run(texts=["abca longer text", "z", ""]),
+            lambda: run(normalize=False),
+            lambda: run(pooling="cls"),
+            lambda: run(max_length=2),
+        ),
+        2,
+    ):
+        change()
+        assert len(calls) == n
+    with torch.autocast("cpu", torch.bfloat16):
+        run()
+    assert len(calls) == 7
+    with torch.no_grad():
+        next(tiny_bert.parameters()).add_(1)
+    run()
+    assert len(calls) == 8
+    run(batch_size=1)
+    assert len(calls) == 8
+
+
+@pytest.mark.parametrize("place", [0, 60, -1])
+def test_an_altered_file_is_computed_anew(tiny_bert, tmp_path, calls, place):
+    first = encode_cached(tiny_bert, WordTokenizer(), TEXTS, folder=tmp_path)
+    (path,) = tmp_path.iterdir()
+    payload = bytearray(path.read_bytes())
+    payload[place] ^= 1
+    path.write_bytes(payload)
+    for _ in range(2):
+        assert torch.equal(encode_cached(tiny_bert, WordTokenizer(), TEXTS, folder=tmp_path), first)
+    assert len(calls) == 2
+    path.write_bytes(payload[:40])
+    assert torch.equal(encode_cached(tiny_bert, WordTokenizer(), TEXTS, folder=tmp_path), first)
+    path.write_bytes(next(iter([b""])))
+    assert torch.equal(encode_cached(tiny_bert, WordTokenizer(), TEXTS, folder=tmp_path), first)
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning(tiny_bert, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="folder: the vectors were not kept"):
+        found = encode_cached(tiny_bert, WordTokenizer(), TEXTS, folder=tmp_path / "file")
+    assert torch.equal(found, encode(tiny_bert, WordTokenizer(), TEXTS))
+
+
+def test_where_it_is_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("REFIMPL_CACHE", str(tmp_path))
+    assert cached.cache_folder() == tmp_path
+    monkeypatch.delenv("REFIMPL_CACHE")
+    for platform, variable, folder in (
+        ("linux", "XDG_CACHE_HOME", tmp_path / "refimpl"),
+        ("win32", "LOCALAPPDATA", tmp_path / "refimpl"),
+    ):
+        monkeypatch.setattr("sys.platform", platform)
+        monkeypatch.setenv(variable, str(tmp_path))
+        assert cached.cache_folder() == folder
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cached.cache_folder() == tmp_path / "Library" / "Caches" / "refimpl"
