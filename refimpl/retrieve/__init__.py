@@ -4,7 +4,9 @@ from refimpl.retrieve.cached import encode_cached
 from refimpl.retrieve.encode import encode, fingerprint, pool
 from refimpl.retrieve.exact import exact_search, mean_reciprocal_rank, recall_at_k
 from refimpl.retrieve.index import HNSW, IVF, Auto, Exact, FastScan
-from refimpl.retrieve.store import Hit, Item, Store, StoreError, open_store
+from refimpl.retrieve.opening import open_store
+from refimpl.retrieve.servers import RedisServer
+from refimpl.retrieve.store import Hit, Item, Store, StoreError
 
 __all__ = [
     "HNSW",
@@ -14,6 +16,7 @@ __all__ = [
     "FastScan",
     "Hit",
     "Item",
+    "RedisServer",
     "Store",
     "StoreError",
     "encode",

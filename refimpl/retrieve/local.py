@@ -17,7 +17,7 @@ from refimpl.retrieve.store import Hit, Item, Store, StoreError, Vectors
 from refimpl.retrieve.table import Remembered, Table
 
 MOST_DELETED = 0.25  # of the rows; beyond that they are dropped and the index is built anew
-LEAST_KEPT = 0.5  # a filter that keeps less than this of the rows goes to the exact scan
+LEAST_KEPT = 0.5  # a filter that keeps no more than this of the rows goes to the exact scan
 
 
 class LocalStore(Store):
@@ -139,7 +139,7 @@ class LocalStore(Store):
             if not k or not len(queries):
                 return [[] for _ in queries]
             mask = None if found == len(keep) else keep
-            if exact or found < LEAST_KEPT * len(self._table.row):
+            if exact or found <= LEAST_KEPT * len(self._table.row):
                 scores, rows = self._scan(queries, k, mask)
             else:
                 rounded = isinstance(self._built, indexes.FastScan)

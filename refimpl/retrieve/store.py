@@ -1,25 +1,19 @@
-"""Stores of vectors behind one interface: what each must do, and which one a URL names."""
+"""Stores of vectors behind one interface: what each must do."""
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
-from urllib.request import url2pathname
 
 import numpy as np
 from torch import Tensor
 
-from refimpl.checks import check_choice
-
-__all__ = ["Hit", "Item", "Store", "StoreError", "open_store"]
+__all__ = ["Hit", "Item", "Store", "StoreError"]
 
 Vectors = np.ndarray | Tensor
-METRICS = ("cosine",)
 
 
 class StoreError(ValueError):
@@ -118,79 +112,3 @@ class Store(ABC):
             self.close()
         else:
             self.abandon()
-
-
-def open_store(
-    url: str,
-    dim: int | None = None,
-    metric: str = "cosine",
-    *,
-    index: Any = None,
-    encoder: str | None = None,
-) -> Store:
-    """Open a store of vectors, or make an empty one.
-
-    Args:
-        url: ``"memory://"``, gone when closed; ``"file:///folder"``, a folder of plain files
-            (`pathlib.Path.as_uri` makes the URL of a path, on Windows too); ``"redis://host:port/db?name=docs"``
-            (``rediss://`` with TLS, ``unix:///path/redis.sock?db=0&name=docs``), rows in a Redis server, seen by all
-            who open them, under a name (``refimpl`` without one). All search with faiss, in this process.
-        dim: numbers a vector; may be left out for a folder that has a store.
-        metric: ``"cosine"``.
-        index: ``"auto"``, ``"exact"``, ``"hnsw"``, ``"ivf"``, ``"fastscan"``, or `HNSW`, ... with its numbers. Without
-            it, what the folder was saved with, else `Auto`: exact up to 100,000 rows, product codes with a second look
-            above. The index is derived: another one than before is built when opened.
-        encoder: what made the vectors, e.g. `fingerprint(model, tokenizer)`. Kept with the store; opening it
-            with another one raises.
-
-    Raises:
-        StoreError: a store of another dimension, metric or encoder; files that were truncated or altered.
-        ValueError: an unknown scheme, a URL that is no folder, no ``dim`` for a new store.
-        ModuleNotFoundError: faiss or redis is not installed (``pip install 'refimpl[retrieve,redis]'``).
-    """
-    if not isinstance(url, str):
-        raise TypeError(f"url: got {type(url).__name__}; takes a string such as 'file:///folder'")
-    check_choice("metric", metric, METRICS)
-    if encoder is not None and not isinstance(encoder, str):
-        raise TypeError(f"encoder: got {type(encoder).__name__}; takes a string or None")
-    parts = urlsplit(url)
-    if parts.scheme not in SCHEMES or "://" not in url:
-        raise ValueError(f"url: got {url!r}; takes a URL that starts with {' or '.join(SCHEMES.values())}")
-    if parts.scheme in REDIS:
-        from refimpl.retrieve.redis import RedisStore
-
-        return RedisStore(*_server(parts), dim, metric, index, encoder)
-    if parts.query or parts.fragment:
-        raise ValueError(f"url: got {url!r}; takes no '?' or '#' (in a folder's name: %3F, %23)")
-    from refimpl.retrieve.local import LocalStore
-
-    return LocalStore(_folder(parts), dim, metric, index, encoder)
-
-
-REDIS = ("redis", "rediss", "unix")
-SCHEMES = {"memory": "memory://", "file": "file:///", **{scheme: f"{scheme}://" for scheme in REDIS}}
-
-
-def _folder(parts: SplitResult) -> str | None:
-    if parts.scheme == "memory":
-        if parts.netloc or parts.path:
-            raise ValueError(f"url: got {parts.geturl()!r}; takes 'memory://' and nothing behind it")
-        return None
-    if parts.netloc not in ("", "localhost"):
-        raise ValueError(f"url: got host {parts.netloc!r}; takes three slashes: 'file:///folder'")
-    folder = url2pathname(parts.path)
-    if not os.path.isabs(folder) or folder == os.path.abspath(os.sep):
-        raise ValueError(f"url: got {parts.geturl()!r}; takes an absolute folder: 'file:///folder'")
-    return folder
-
-
-def _server(parts: SplitResult) -> tuple[str, str]:
-    """The URL for the client, and the name of the store."""
-    options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-    name = options.pop("name", "refimpl")
-    if not name or parts.fragment or set(options) - {"db"}:
-        raise ValueError(
-            f"url: got {parts.geturl()!r}; takes '?name=...' behind it, of a socket 'db=...' too"
-        )
-    query = f"?{urlencode(options)}" if options else ""
-    return f"{parts.scheme}://{parts.netloc}{parts.path}{query}", name

@@ -1,67 +1,161 @@
-"""A Redis server for tests: the one of REDIS_URL, or one of our own in a folder, stopped at the end."""
+"""Servers for tests. Redis: the one of REDIS_URL, or our own; a newer one (REFIMPL_REDIS_8); a cluster; Milvus."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
+import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-REQUIRED = (
-    os.environ.get("REFIMPL_REQUIRE_REDIS") == "1"
-)  # set by .ci/run: there a missing server is an error
+from refimpl.retrieve import RedisServer, StoreError
+from refimpl.retrieve.servers import process
+from refimpl.retrieve.servers.client import has_vector_sets, redis_module
+
+# set by .ci/run: there a missing server is an error
+REQUIRED = os.environ.get("REFIMPL_REQUIRE_REDIS") == "1"
+# the command of a Redis of version 8 or later, where the one on the PATH is older
+REDIS_8 = os.environ.get("REFIMPL_REDIS_8")
 
 
-class OwnServer:
-    """``redis-server`` on a socket in a folder; it can be killed and started again on the same files."""
+@contextmanager
+def own_server(*options: str, command: str | None = None) -> Iterator[RedisServer]:
+    """A Redis of our own; ``command``, or the one on the PATH."""
+    with pytest.MonkeyPatch.context() as patch:
+        if command:
+            patch.setattr(process, "redis_command", lambda: command)
+        with RedisServer(None, *options) as server:
+            yield server
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.folder, self.options = folder, options
-        self.socket = folder / "redis.sock"
-        self.url = f"unix://{self.socket}"
+
+def available() -> bool:
+    try:
+        process.redis_command()
+    except StoreError:
+        if REQUIRED:
+            raise
+        return bool(os.environ.get("REDIS_URL"))
+    return True
+
+
+@cache
+def vset_command() -> str | None:
+    """A Redis that has vector sets."""
+    for command in (REDIS_8, shutil.which("redis-server")):
+        if command:
+            with own_server(command=command) as server:
+                client = redis_module().Redis.from_url(server.url)
+                found = has_vector_sets(client)
+                client.close()
+                if found:
+                    return command
+    if REDIS_8:
+        raise RuntimeError(f"REFIMPL_REDIS_8: got {REDIS_8!r}, which has no vector sets")
+    return None
+
+
+needs_redis = pytest.mark.skipif(not available(), reason="no redis-server on PATH and no REDIS_URL")
+needs_vset = pytest.mark.skipif(
+    not (available() and vset_command()), reason="no Redis with vector sets; REFIMPL_REDIS_8 may name one"
+)
+needs_cli = pytest.mark.skipif(
+    not (available() and shutil.which("redis-cli")), reason="no redis-cli, which makes a cluster"
+)
+needs_milvus = pytest.mark.skipif(
+    importlib.util.find_spec("milvus_lite") is None, reason="milvus-lite is not installed"
+)
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def cluster_ports() -> list[int]:
+    """Three free ports whose cluster buses, 10,000 above, are ports too."""
+    while True:
+        ports = free_ports(3)
+        if max(ports) < 55_000:
+            return ports
+        low = [port - 10_000 for port in ports]  # of the ephemeral range, which is all free_ports gives
+        if min(low) > 1024:
+            return low
+
+
+@contextmanager
+def own_cluster(command: str | None = None) -> Iterator[str]:
+    """The URL of a Redis Cluster of three processes on loopback, without replicas."""
+    with ExitStack() as stack:
+        ports = cluster_ports()
+        for port in ports:
+            options = ["--cluster-enabled", "yes", "--port", str(port), "--bind", "127.0.0.1"]
+            stack.enter_context(own_server(*options, command=command))
+        nodes = [f"127.0.0.1:{port}" for port in ports]
+        made = subprocess.run(
+            ["redis-cli", "--cluster", "create", *nodes, "--cluster-replicas", "0", "--cluster-yes"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert made.returncode == 0, made.stdout + made.stderr
+        client = redis_module().RedisCluster.from_url(f"redis://{nodes[0]}")
+        end = time.monotonic() + 20
+        while not all(
+            client.cluster_info(target_nodes=n)["cluster_state"] == "ok" for n in client.get_nodes()
+        ):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        client.close()
+        yield f"redis+cluster://{nodes[0]}"
+
+
+class MilvusServer:
+    """milvus-lite as a server of its own process on loopback."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, (self.port,) = folder, free_ports(1)
+        self.url = f"milvus://127.0.0.1:{self.port}"
         self.start()
 
     def start(self) -> None:
-        command = ["redis-server", "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)]
+        code = "import sys; from milvus_lite.cmdline import main; sys.exit(main())"
+        options = ["--data-dir", str(self.folder), "--host", "127.0.0.1", "--port", str(self.port)]
         self.process = subprocess.Popen(
-            [*command, "--save", "", *self.options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", code, "server", *options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
-        end = time.monotonic() + 20
-        while (
-            subprocess.run(["redis-cli", "-s", str(self.socket), "ping"], capture_output=True).stdout
-            != b"PONG\n"
-        ):
-            if time.monotonic() > end or self.process.poll() is not None:
-                raise RuntimeError("redis-server does not answer")
-            time.sleep(0.05)
+        end = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            except OSError:
+                if time.monotonic() > end or self.process.poll() is not None:
+                    raise RuntimeError("milvus-lite does not answer") from None
+                time.sleep(0.1)
 
     def kill(self) -> None:
-        """As a power cut: no time to save anything."""
         self.process.kill()
         self.process.wait()
 
 
-def available() -> bool:
-    if shutil.which("redis-server") or os.environ.get("REDIS_URL"):
-        return True
-    if REQUIRED:
-        raise RuntimeError("REFIMPL_REQUIRE_REDIS is set and there is no redis-server")
-    return False
-
-
-needs_redis = pytest.mark.skipif(not available(), reason="no redis-server on PATH and no REDIS_URL")
-
-
 @contextmanager
-def own_server(*options: str) -> Iterator[OwnServer]:
-    with tempfile.TemporaryDirectory(prefix="redis-") as folder:  # a socket's path must be short
-        server = OwnServer(Path(folder), *options)
+def own_milvus() -> Iterator[MilvusServer]:
+    with tempfile.TemporaryDirectory(prefix="milvus-") as folder:
+        server = MilvusServer(Path(folder) / "data")
         try:
             yield server
         finally:

@@ -362,7 +362,7 @@ def test_windows_urls(monkeypatch):
     from nturl2path import url2pathname
     from urllib.parse import urlsplit
 
-    from refimpl.retrieve import store as module
+    from refimpl.retrieve import opening as module
 
     monkeypatch.setattr(module, "url2pathname", url2pathname)
     monkeypatch.setattr(module.os, "path", ntpath)

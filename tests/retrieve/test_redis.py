@@ -1,4 +1,4 @@
-"""refimpl.retrieve.redis: several processes, killed writers and servers, what was altered or lost."""
+"""refimpl.retrieve.servers, Redis: several processes, killed writers and servers, what was altered or lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from refimpl.retrieve import StoreError, open_store
-from refimpl.retrieve import redis as redis_store
+from refimpl.retrieve.servers import base
+from refimpl.retrieve.servers.client import redis_module
 from tests.retrieve.servers import needs_redis, own_server
 
 pytestmark = needs_redis
@@ -35,7 +36,7 @@ def server():
 
 @pytest.fixture
 def client(server):
-    own = redis_store.redis_module().Redis.from_url(server.url)
+    own = redis_module().Redis.from_url(server.url)
     own.flushall()
     yield own
     own.close()
@@ -102,7 +103,7 @@ def test_two_writers_of_the_same_rows_end_alike(server, client):
 
 
 def test_a_reader_that_slept_through_the_whole_stream_reads_all_again(server, client, monkeypatch):
-    monkeypatch.setattr(redis_store, "REMEMBERED", 20)
+    monkeypatch.setattr(base, "REMEMBERED", 20)
     with opened(server) as writer, opened(server) as reader:
         writer.upsert(names(3), vectors(3))
         assert reader.count() == 3

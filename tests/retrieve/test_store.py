@@ -1,4 +1,4 @@
-"""What every store does, over all of them; then what is special to the local ones."""
+"""What is special to the stores in this process: which index is built, what is scanned, what is kept."""
 
 from __future__ import annotations
 
@@ -6,198 +6,26 @@ import inspect
 import os
 import sys
 import threading
-import uuid
 
 import faiss
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refimpl.retrieve import HNSW, IVF, Auto, Exact, FastScan, Store, StoreError, exact_search, open_store
+from refimpl.retrieve import HNSW, IVF, Auto, Exact, FastScan, Store, open_store
 from refimpl.retrieve import index as indexes
 from refimpl.retrieve.local import LocalStore
 from refimpl.retrieve.rows import check_vectors, unit
-from tests.retrieve.servers import needs_redis, own_server
+from tests.retrieve.test_contract import naive, names, vectors
 
 DIM = 16
-BACKENDS = {
-    "memory": ("memory://", "exact"),
-    "memory hnsw": ("memory://", "hnsw"),
-    "file": ("file", "exact"),
-    "file hnsw": ("file", HNSW(m=8, ef_construction=40, ef_search=32)),
-    "memory ivf": ("memory://", IVF(cells=1, nprobe=1)),
-    "file fastscan": ("file", FastScan(oversample=40)),
-    "redis": ("redis", "exact"),
-    "redis hnsw": ("redis", HNSW(m=8, ef_construction=40, ef_search=32)),
-}
-
-
-@pytest.fixture(scope="module")
-def server():
-    """The URL of a Redis server."""
-    if "REDIS_URL" in os.environ:
-        yield os.environ["REDIS_URL"]
-    else:
-        with own_server() as own:
-            yield own.url
 
 
 @pytest.fixture(autouse=True)
 def few_are_enough(monkeypatch):
-    """Product codes are trained on 20 vectors here, so that the tests of every store see them."""
+    """Product codes are trained on 20 vectors here."""
     monkeypatch.setattr(indexes, "LEAST_SCANNED", 20)
-
-
-@pytest.fixture(
-    params=[pytest.param(name, marks=needs_redis if "redis" in name else ()) for name in BACKENDS]
-)
-def make(request, tmp_path):
-    """A function that opens the store; for a folder and for a server, the same one each time."""
-    url, index = BACKENDS[request.param]
-    url = (tmp_path / "a store").as_uri() if url == "file" else url
-    if url == "redis":
-        url = f"{request.getfixturevalue('server')}?name=test-{uuid.uuid4().hex}"
-
-    def open_it(**options):
-        return open_store(url, **{"dim": DIM, "index": index, **options})
-
-    open_it.keeps = url != "memory://"
-    return open_it
-
-
-def vectors(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(count, DIM)).astype("f4")
-
-
-def names(count: int, start: int = 0) -> list[str]:
-    return [f"r{i}" for i in range(start, start + count)]
-
-
-def naive(rows: dict[str, np.ndarray], query: np.ndarray, k: int) -> list[tuple[str, float]]:
-    """Cosines by the formula, in fp64, one pair at a time."""
-    scored = [
-        (name, float(row.astype("f8") @ query / (np.linalg.norm(row.astype("f8")) * np.linalg.norm(query))))
-        for name, row in rows.items()
-    ]
-    return sorted(scored, key=lambda pair: -pair[1])[:k]
-
-
-def test_search_by_hand(make):
-    with make(dim=2) as store:
-        store.upsert(["east", "north", "west"], np.array([[2.0, 0], [0, 0.5], [-3, 0]]), [{"a": 1}, None, {}])
-        (hits,) = store.search(np.array([[6.0, 8.0]]), k=2)
-        assert [(h.id, h.metadata) for h in hits] == [("north", {}), ("east", {"a": 1})]
-        assert [h.score for h in hits] == [pytest.approx(0.8), pytest.approx(0.6)]
-        (hits,) = store.search(torch.tensor([[1.0, 0.0]]))
-        assert [h.score for h in hits] == [pytest.approx(1), pytest.approx(0, abs=1e-6), pytest.approx(-1)]
-
-
-@pytest.mark.parametrize("exact", [False, True])
-def test_search_equals_a_naive_loop(make, exact):
-    rows = dict(zip(names(60), vectors(60), strict=True))
-    with make() as store:
-        store.upsert(list(rows), vectors(60))
-        queries = vectors(9, seed=1)
-        for query, hits in zip(queries, store.search(queries, k=7, exact=exact), strict=True):
-            expected = naive(rows, query, 7)
-            assert [h.id for h in hits] == [name for name, _ in expected]
-            np.testing.assert_allclose([h.score for h in hits], [s for _, s in expected], atol=1e-6)
-
-
-def test_ten_hits_are_the_default_and_never_more_than_there_are(make):
-    with make() as store:
-        assert store.search(vectors(2)) == [[], []]
-        store.upsert(names(3), vectors(3))
-        assert [len(hits) for hits in store.search(vectors(2))] == [3, 3]
-        store.upsert(names(20), vectors(20))
-        assert [len(hits) for hits in store.search(vectors(2))] == [10, 10]
-        assert store.search(vectors(0)) == []
-        assert [len(hits) for hits in store.search(vectors(1), k=100)] == [20]
-
-
-def test_get_gives_back_what_was_put_in(make):
-    given = vectors(5) * 100
-    with make() as store:
-        store.upsert(names(5), given, [{"n": i, "deep": {"a": [1, None, "é"]}} for i in range(5)])
-        a, nothing, b = store.get(["r3", "absent", "r0"])
-        assert nothing is None
-        assert (a.id, b.id) == ("r3", "r0")
-        assert np.array_equal(a.vector, given[3])
-        assert a.vector.dtype == np.float32
-        assert b.metadata == {"n": 0, "deep": {"a": [1, None, "é"]}}
-        a.vector[:] = 0  # a copy
-        a.metadata["n"] = 9
-        assert np.array_equal(store.get(["r3"])[0].vector, given[3])
-        assert store.get(["r3"])[0].metadata["n"] == 3
-        assert store.get([]) == []
-
-
-def test_upsert_replaces_and_leaves_one_row(make):
-    with make() as store:
-        store.upsert(names(10), vectors(10), [{"old": True}] * 10)
-        store.upsert(["r3", "new"], vectors(2, seed=5), [{"fresh": True}, None])
-        assert store.count() == 11
-        for exact in (False, True):
-            (hits,) = store.search(vectors(1, seed=5), k=20, exact=exact)
-            assert [h.id for h in hits].count("r3") == 1
-            assert (hits[0].id, hits[0].metadata) == ("r3", {"fresh": True})
-            assert len(hits) == 11
-        store.upsert(["r3"], vectors(1, seed=6))
-        assert store.get(["r3"])[0].metadata == {}
-
-
-def test_delete_by_id_and_by_filter(make):
-    with make() as store:
-        store.upsert(names(40), vectors(40), [{"n": i} for i in range(40)])
-        assert store.delete(["r0", "absent", "r7"]) == 2
-        assert store.delete(["r0"]) == 0
-        assert store.delete([]) == 0
-        assert store.delete(filter={"n": {"$lt": 5}}) == 4
-        assert store.count() == 34
-        assert store.get(["r0", "r4", "r5"])[:2] == [None, None]
-        for exact in (False, True):
-            (hits,) = store.search(vectors(1), k=99, exact=exact)
-            assert {h.id for h in hits} == {f"r{i}" for i in range(5, 40)} - {"r7"}
-        assert store.delete(filter={"n": {"$gte": 0}}) == 34
-        assert store.count() == 0
-        assert store.search(vectors(1)) == [[]]
-        store.upsert(["r0"], vectors(1))
-        assert store.search(vectors(1))[0][0].id == "r0"
-
-
-@pytest.mark.parametrize("keep", [1.0, 0.5, 0.2, 0.02])
-@pytest.mark.parametrize("exact", [False, True])
-def test_filters_never_come_short_and_equal_a_naive_loop(make, keep, exact):
-    count, part = 200, int(200 * keep)
-    rows = dict(zip(names(count), vectors(count), strict=True))
-    with make() as store:
-        store.upsert(list(rows), vectors(count), [{"n": i} for i in range(count)])
-        queries = vectors(8, seed=1)
-        for _ in range(2):  # the second time from what was remembered
-            found = store.search(queries, k=6, filter={"n": {"$lt": part}}, exact=exact)
-        chosen = {name: rows[name] for name in names(part)}
-        same = 0
-        for query, hits in zip(queries, found, strict=True):
-            assert len(hits) == min(6, part)
-            assert all(h.metadata["n"] < part for h in hits)
-            same += len({h.id for h in hits} & {name for name, _ in naive(chosen, query, 6)})
-        assert same >= 0.98 * 8 * min(6, part)
-
-
-def test_a_filter_sees_later_changes(make):
-    with make() as store:
-        store.upsert(names(4), vectors(4), [{"n": i} for i in range(4)])
-        condition = {"n": {"$gte": 2}}
-        assert {h.id for h in store.search(vectors(1), filter=condition)[0]} == {"r2", "r3"}
-        store.upsert(["r0", "r9"], vectors(2, seed=9), [{"n": 7}, {"n": 8}])
-        assert {h.id for h in store.search(vectors(1), filter=condition)[0]} == {"r0", "r2", "r3", "r9"}
-        store.delete(["r3"])
-        assert {h.id for h in store.search(vectors(1), filter=condition)[0]} == {"r0", "r2", "r9"}
-        assert store.search(vectors(1), filter={"n": 99}) == [[]]
-        # sets and lists of mixed types are as good as any
-        assert {h.id for h in store.search(vectors(1), filter={"n": {"$in": {2, "x", None}}})[0]} == {"r2"}
 
 
 OPERATIONS = st.lists(
@@ -232,138 +60,12 @@ def test_any_history_equals_a_dictionary(operations, index):
         assert all(np.array_equal(store.get([name])[0].vector, row) for name, row in rows.items())
 
 
-def test_many_small_upserts_equal_one(make):
-    rows = vectors(50)
-    with make() as store:
-        for i in range(50):
-            store.upsert([f"r{i}"], rows[i : i + 1])
-        small = [[h.id for h in hits] for hits in store.search(vectors(5, seed=1), k=8, exact=True)]
-    expected = exact_search(torch.from_numpy(vectors(5, seed=1)), torch.from_numpy(rows), 8)[1]
-    assert small == [[f"r{i}" for i in line] for line in expected.tolist()]
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        lambda x: x.astype("f8"),
-        lambda x: x.astype(">f4"),
-        lambda x: np.asfortranarray(x),
-        lambda x: np.repeat(x, 2, axis=1)[:, ::2],
-        lambda x: torch.from_numpy(x).requires_grad_(),
-        lambda x: torch.from_numpy(x).double(),
-    ],
-    ids=["float64", "big endian", "column order", "strided", "with gradient", "torch float64"],
-)
-def test_any_layout_is_taken_for_what_it_means(make, given):
-    with make() as store:
-        store.upsert(names(6), given(vectors(6)))
-        for i, item in enumerate(store.get(names(6))):
-            assert np.array_equal(item.vector, vectors(6)[i])
-        assert [hits[0].id for hits in store.search(given(vectors(6)))] == names(6)
-
-
-def test_half_precision_is_widened(make):
-    with make() as store:
-        for i, dtype in enumerate((torch.float16, torch.bfloat16)):
-            half = torch.from_numpy(vectors(1)).to(dtype)
-            store.upsert([str(i)], half)
-            assert np.array_equal(store.get([str(i)])[0].vector, half.float().numpy()[0])
-        store.upsert(["np"], vectors(1).astype("f2"))
-
-
-GOOD = vectors(2)
-NAN, ZERO = GOOD.copy(), GOOD.copy()
-NAN[1, 3], ZERO[1] = np.nan, 0
-
-
-@pytest.mark.parametrize(
-    ("call", "exception", "message"),
-    [
-        (
-            lambda s: s.upsert(["a", "b"], GOOD[:, :-1]),
-            ValueError,
-            r"vectors: got shape \(2, 15\); takes \(any, 16\)",
-        ),
-        (lambda s: s.upsert(["a"], GOOD[0]), ValueError, r"vectors: got shape \(16,\)"),
-        (lambda s: s.upsert(["a", "b"], NAN), ValueError, "vectors: got NaN or infinity in row 1"),
-        (lambda s: s.upsert(["a", "b"], ZERO), ValueError, "vectors: got a zero vector in row 1"),
-        (lambda s: s.upsert(["a", "b"], GOOD.astype("f8") * 1e300), ValueError, "infinity in row 0"),
-        (lambda s: s.upsert(["a", "b"], GOOD.astype("i4")), TypeError, "vectors: got dtype int32"),
-        (lambda s: s.upsert(["a", "b"], GOOD.tolist()), TypeError, "vectors: got list"),
-        (lambda s: s.upsert(["a", "b"], torch.ones(2, DIM).long()), TypeError, "vectors: got dtype int64"),
-        (lambda s: s.upsert("ab", GOOD), TypeError, "ids: got str"),
-        (lambda s: s.upsert(7, GOOD), TypeError, "ids: got int"),
-        (lambda s: s.upsert(["a", 2], GOOD), TypeError, "ids: got int at index 1"),
-        (lambda s: s.upsert(["a", ""], GOOD), ValueError, "ids: got an empty string at index 1"),
-        (lambda s: s.upsert(["a", "a"], GOOD), ValueError, "ids: got 'a' twice"),
-        (lambda s: s.upsert(["a"], GOOD), ValueError, "ids: got 1; takes 2"),
-        (lambda s: s.upsert(["a", "b"], GOOD, [{}]), ValueError, "metadata: got 1; takes 2"),
-        (lambda s: s.upsert(["a", "b"], GOOD, {"a": {}}), TypeError, "metadata: got dict"),
-        (lambda s: s.upsert(["a", "b"], GOOD, "ab"), TypeError, "metadata: got str"),
-        (lambda s: s.upsert(["a", "b"], GOOD, iter([{}, {}])), TypeError, "metadata: got list_iterator"),
-        (lambda s: s.upsert(["a", "b"], GOOD, [{}, 3]), TypeError, "metadata: got 3 at index 1"),
-        (lambda s: s.upsert(["a", "b"], GOOD, [{}, {1: 2}]), TypeError, "strings as keys"),
-        (lambda s: s.upsert(["a", "b"], GOOD, [{}, {"x": object()}]), TypeError, "takes what JSON has"),
-        (lambda s: s.upsert(["a", "b"], GOOD, [{}, {"x": float("nan")}]), ValueError, "takes finite numbers"),
-        (lambda s: s.search(GOOD[:, 1:]), ValueError, "vectors: got shape"),
-        (lambda s: s.search(ZERO), ValueError, "zero vector"),
-        (lambda s: s.search(NAN), ValueError, "NaN"),
-        (lambda s: s.search(GOOD, k=0), ValueError, "k: got 0"),
-        (lambda s: s.search(GOOD, k=1.0), TypeError, "k: got 1.0"),
-        (lambda s: s.search(GOOD, filter={"a": {"$near": 1}}), ValueError, "operator '\\$near'"),
-        (lambda s: s.get("r0"), TypeError, "ids: got str"),
-        (lambda s: s.delete(), ValueError, "ids, filter: got both or none"),
-        (lambda s: s.delete(["r0"], {"a": 1}), ValueError, "ids, filter: got both or none"),
-        (lambda s: s.delete(filter={}), ValueError, "filter: got no condition"),
-    ],
-)
-def test_bad_input_changes_nothing(make, call, exception, message):
-    with make() as store:
-        store.upsert(names(3), vectors(3), [{"a": 1}] * 3)
-        with pytest.raises(exception, match=message):
-            call(store)
-        assert store.count() == 3
-        assert [h.id for h in store.search(vectors(3), k=1)[2]] == ["r2"]
-
-
-def test_a_closed_store_says_so(make):
-    store = make()
-    store.close()
-    store.close()
-    for call in (
-        lambda: store.upsert(["a"], vectors(1)),
-        lambda: store.search(vectors(1)),
-        lambda: store.get(["a"]),
-        lambda: store.delete(["a"]),
-        store.count,
-        store.flush,
-        store.info,
-    ):
-        with pytest.raises(StoreError, match="closed"):
-            call()
-
-
-def test_info(make):
-    with make(encoder="minilm") as store:
-        store.upsert(names(8), vectors(8))
-        store.delete(["r0"])
-        info = store.info()
-        assert (info["dim"], info["metric"], info["encoder"]) == (DIM, "cosine", "minilm")
-        # a store that follows a server may not have seen the row before it went
-        assert info["count"] == 7 and info["deleted"] in ((0, 1) if "name" in info else (1,))
-        assert info["bytes_vectors"] == (7 + info["deleted"]) * DIM * 4
-        assert info["bytes_index"] >= info["bytes_vectors"]
-        assert info["index"]["kind"] in ("exact", "hnsw", "ivf", "fastscan")
-        assert info["url"].startswith(("memory://", "file:///", "unix://", "redis://"))
-        store.delete(["r1", "r2"])  # 3 of 8 are over a quarter: packed
-        assert (store.info()["count"], store.info()["deleted"]) == (5, 0)
-
-
 def test_deleted_rows_are_dropped_beyond_a_quarter():
     with open_store("memory://", DIM, index="hnsw") as store:
         store.upsert(names(8), vectors(8))
         store.delete(["r0", "r1"])
         assert store.info()["deleted"] == 2
+        assert store.info()["bytes_vectors"] == 8 * DIM * 4
         store.upsert(["r2"], vectors(1))  # 3 of 9
         assert store.info()["deleted"] == 0
         assert store.count() == 6
@@ -505,7 +207,7 @@ def test_every_backend_has_the_defaults_of_the_interface():
 
 
 def test_what_is_scanned_and_what_the_graph_finds(monkeypatch):
-    """The graph answers, unless every row was asked for or a filter keeps less than half of them."""
+    """The graph answers, unless every row was asked for or a filter keeps no more than half of them."""
     seen, real = [], indexes.search
     monkeypatch.setattr(
         indexes, "search", lambda config, *rest: seen.append(type(config).__name__) or real(config, *rest)
@@ -515,7 +217,7 @@ def test_what_is_scanned_and_what_the_graph_finds(monkeypatch):
         for filter in (None, {"n": {"$lt": 15}}, {"n": {"$lt": 10}}, {"n": {"$lt": 9}}):
             store.search(vectors(2), k=3, filter=filter)
         store.search(vectors(2), k=3, exact=True)
-        assert seen == ["HNSW", "HNSW", "HNSW", "Exact", "Exact"]
+        assert seen == ["HNSW", "HNSW", "Exact", "Exact", "Exact"]
         assert type(store._scan(unit(vectors(1)), 1, None)[0]) is np.ndarray
         assert isinstance(store._flat, faiss.IndexFlatIP)
 

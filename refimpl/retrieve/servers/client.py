@@ -1,0 +1,81 @@
+"""The clients of the servers, imported when they are needed, and their errors as the stores'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from refimpl.retrieve.store import StoreError
+
+
+@contextmanager
+def server_errors() -> Iterator[None]:
+    """What the client raises as `StoreError`; the store can be used again when the server is back."""
+    errors = redis_module().exceptions
+    try:
+        yield
+    except (errors.ConnectionError, errors.TimeoutError) as error:
+        raise StoreError(f"redis: not reachable ({error}); what was acknowledged is kept there") from error
+    except errors.RedisError as error:
+        raise StoreError(f"redis: the server refused ({error})") from error
+
+
+def has_vector_sets(client: Any, key: str | bytes = "none") -> bool:
+    """Whether a Redis server knows vector sets; of a cluster's client, the node that has ``key``."""
+    try:
+        client.execute_command("VCARD", key)
+    except redis_module().ResponseError:
+        return False
+    return True
+
+
+def redis_module() -> Any:
+    """The redis module, imported when it is first needed.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    try:
+        import redis
+    except ModuleNotFoundError as error:
+        if error.name != "redis":
+            raise
+        raise ModuleNotFoundError(
+            "redis: not installed, and this store is kept there; run: pip install 'refimpl[redis]' (or: pip install redis)",
+            name="redis",
+        ) from None
+    return redis
+
+
+@contextmanager
+def milvus_errors() -> Iterator[None]:
+    """What the client raises as `StoreError`; the store can be used again when the server is back."""
+    module = milvus_module()
+    try:
+        yield
+    except StoreError:
+        raise
+    except module.exceptions.MilvusUnavailableException as error:
+        raise StoreError(f"milvus: not reachable ({error}); what was acknowledged is kept there") from error
+    except (module.MilvusException, ConnectionError) as error:
+        raise StoreError(f"milvus: {error}") from error
+
+
+def milvus_module() -> Any:
+    """The pymilvus module, imported when it is first needed.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    try:
+        import pymilvus
+    except ModuleNotFoundError as error:
+        if error.name != "pymilvus":
+            raise
+        raise ModuleNotFoundError(
+            "pymilvus: not installed, and this store is kept by Milvus; run: pip install 'refimpl[milvus]' "
+            "(or: pip install pymilvus milvus-lite)",
+            name="pymilvus",
+        ) from None
+    return pymilvus

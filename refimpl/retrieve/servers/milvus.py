@@ -1,0 +1,321 @@
+"""A store in Milvus: a file that milvus-lite keeps in this process, or a server or cluster, by the same client.
+
+    <name>            collection: key (SHA-256 of the id), name (the id), vector as given, metadata (JSON)
+    <name>_manifest   collection of one row: format, dimension, metric, encoder
+
+Every read asks for strong consistency, so that it sees what was acknowledged before. What Milvus finds is taken when it
+surely means what was asked: a filter that its language may read otherwise, or that comes short, is answered by reading the rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from refimpl.checks import check_int
+from refimpl.retrieve import index as indexes
+from refimpl.retrieve.filters import compile_filter
+from refimpl.retrieve.rows import Metadata, check_dim, check_ids, check_metadata, check_vectors, unit
+from refimpl.retrieve.servers.client import milvus_errors, milvus_module
+from refimpl.retrieve.servers.language import expression
+from refimpl.retrieve.servers.scan import Batch, best_of
+from refimpl.retrieve.store import Hit, Item, Store, StoreError, Vectors
+
+FORMAT = "refimpl-milvus-1"
+BATCH = 1000  # rows a call: a message has 64 MB at most
+MOST_HITS = 16384  # that a Milvus server gives for one query
+LONGEST = 65535  # bytes of an id
+TIMEOUT = 10.0  # seconds until a server that does not answer is given up
+
+
+class MilvusStore(Store):
+    """Rows and index in Milvus; this process keeps neither."""
+
+    def __init__(
+        self,
+        url: str,
+        options: dict[str, Any],
+        name: str,
+        dim: int | None,
+        metric: str,
+        index: Any,
+        encoder: str | None,
+    ) -> None:
+        config = indexes.Auto() if index is None else indexes.check_index(index)
+        self._parameters, self._search = _translate(config)
+        self._config = config
+        if not (name.isidentifier() and name.isascii()):
+            raise ValueError(f"url: got name {name!r}; Milvus takes letters, digits and '_'")
+        dim = None if dim is None else check_dim(dim)
+        self._lock = threading.RLock()
+        self._closed = False
+        self._url, self._name = url, name
+        with milvus_errors():
+            self._client = milvus_module().MilvusClient(**options, timeout=TIMEOUT)
+            try:
+                manifest = self._manifest(dim, metric, encoder)
+                self._dim, self._metric = manifest["dim"], manifest["metric"]
+                self._encoder = manifest["encoder"]
+                self._make(name, self._dim, self._parameters, f"rows of {name}")
+            except BaseException:
+                self._client.close()
+                raise
+
+    def _make(self, name: str, dim: int, parameters: dict[str, Any], text: str) -> None:
+        """A collection, unless it is there."""
+        module = milvus_module()
+        if not self._client.has_collection(name):
+            schema = module.MilvusClient.create_schema(auto_id=False, description=text)
+            schema.add_field("key", module.DataType.VARCHAR, is_primary=True, max_length=64)
+            schema.add_field("name", module.DataType.VARCHAR, max_length=LONGEST)
+            schema.add_field("vector", module.DataType.FLOAT_VECTOR, dim=dim)
+            schema.add_field("metadata", module.DataType.JSON)
+            built = module.MilvusClient.prepare_index_params()
+            built.add_index("vector", metric_type="COSINE", **parameters)
+            try:
+                self._client.create_collection(
+                    name, schema=schema, index_params=built, consistency_level="Strong"
+                )
+            except module.MilvusException:
+                if not self._client.has_collection(name):  # else another process was quicker
+                    raise
+        self._client.load_collection(name)
+
+    def _manifest(self, dim: int | None, metric: str, encoder: str | None) -> dict[str, Any]:
+        place = f"{self._name}_manifest"
+        rows = []
+        if self._client.has_collection(place):
+            self._client.load_collection(place)
+            rows = self._client.get(place, ids=["manifest"], output_fields=["metadata"])
+        if not rows:
+            if dim is None:
+                raise ValueError("dim: got None; takes the numbers a vector, as there is no store yet")
+            found = {"format": FORMAT, "dim": dim, "metric": metric, "encoder": encoder}
+            self._make(place, 2, {"index_type": "FLAT"}, f"manifest of {self._name}")
+            self._write_manifest(found)
+            return found
+        found = rows[0]["metadata"]
+        if found.get("format") != FORMAT:
+            raise StoreError(f"manifest: got format {found.get('format')!r}; takes {FORMAT!r}")
+        for field, got in (("dim", dim), ("metric", metric), ("encoder", encoder)):
+            if got is not None and found[field] is not None and got != found[field]:
+                raise StoreError(f"{field}: got {got!r}; this store was made with {found[field]!r}")
+        if encoder is not None and found["encoder"] is None:  # the first to say it decides
+            found["encoder"] = encoder
+            self._write_manifest(found)
+        return dict(found)
+
+    def _write_manifest(self, found: dict[str, Any]) -> None:
+        row = {"key": "manifest", "name": "manifest", "vector": [1.0, 0.0], "metadata": found}
+        self._client.upsert(f"{self._name}_manifest", [row])
+        self._client.flush(f"{self._name}_manifest")
+
+    # -- writing -------------------------------------------------------------------------------------
+
+    def upsert(
+        self, ids: Sequence[str], vectors: Vectors, metadata: Sequence[Metadata | None] | None = None
+    ) -> None:
+        """See `Store.upsert`; 1,000 rows a call. An id has at most 65,535 bytes, metadata 65,536 on a server."""
+        rows = check_vectors(vectors, self._dim)
+        names = check_ids(ids, len(rows))
+        extra = check_metadata(metadata, len(rows))
+        for name in names:
+            if len(name.encode()) > LONGEST:
+                raise ValueError(f"ids: got one of {len(name.encode())} bytes; Milvus takes {LONGEST}")
+        with self._lock, self._open():
+            for start in range(0, len(names), BATCH):
+                part = range(start, min(start + BATCH, len(names)))
+                self._client.upsert(
+                    self._name,
+                    [
+                        {"key": _key(names[i]), "name": names[i], "vector": rows[i], "metadata": extra[i]}
+                        for i in part
+                    ],
+                )
+
+    def delete(self, ids: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None) -> int:
+        """See `Store.delete`."""
+        if (ids is None) == (filter is None):
+            raise ValueError("ids, filter: got both or none; takes exactly one of them")
+        names = None if ids is None else check_ids(ids)
+        test = None if filter is None else compile_filter(filter)
+        with self._lock, self._open():
+            if names is None:
+                names = [
+                    row["name"]
+                    for part in self._read(["name", "metadata"])
+                    for row in part
+                    if test is not None and test(row["metadata"])
+                ]
+            removed = 0
+            for start in range(0, len(names), BATCH):
+                keys = [_key(name) for name in names[start : start + BATCH]]
+                there = [row["key"] for row in self._client.get(self._name, ids=keys, output_fields=["key"])]
+                if there:
+                    self._client.delete(self._name, ids=there)
+                removed += len(there)
+            return removed
+
+    # -- reading -------------------------------------------------------------------------------------
+
+    def search(
+        self, vectors: Vectors, k: int = 10, filter: Mapping[str, Any] | None = None, exact: bool = False
+    ) -> list[list[Hit]]:
+        """See `Store.search`."""
+        queries = unit(check_vectors(vectors, self._dim))
+        check_int("k", k, 1)
+        test = None if filter is None else compile_filter(filter)
+        words = expression(filter, 'metadata["{}"]')
+        with self._lock, self._open():
+            k = min(k, self._count())
+            if not k or not len(queries):
+                return [[] for _ in queries]
+            ready = words is not None and k <= MOST_HITS
+            if ready and (not exact or self._parameters["index_type"] == "FLAT"):
+                found = self._ask(queries, k, words or "")
+                wanted = k if filter is None else min(k, self._count(words or ""))
+                if all(len(hits) >= wanted for hits in found) and (
+                    test is None or all(test(hit.metadata) for hits in found for hit in hits)
+                ):
+                    return found
+            return best_of(self._batches(), queries, k, test)
+
+    def _ask(self, queries: np.ndarray, k: int, words: str) -> list[list[Hit]]:
+        found = []
+        for start in range(0, len(queries), BATCH):
+            answers = self._client.search(
+                self._name,
+                data=list(queries[start : start + BATCH]),
+                limit=k,
+                filter=words,
+                output_fields=["name", "metadata"],
+                search_params={"params": {"ef": max(k, self._search["ef"])}}
+                if "ef" in self._search
+                else {"params": self._search},
+                consistency_level="Strong",
+            )
+            found += [
+                [
+                    Hit(
+                        row["entity"]["name"],
+                        max(-1.0, min(1.0, float(row["distance"]))),
+                        dict(row["entity"]["metadata"]),
+                    )
+                    for row in rows
+                ]
+                for rows in answers
+            ]
+        return found
+
+    def _read(self, fields: list[str]) -> Iterator[list[dict[str, Any]]]:
+        """All rows, in batches."""
+        rows = self._client.query_iterator(self._name, batch_size=BATCH, output_fields=fields)
+        try:
+            while part := rows.next():
+                yield list(part)
+        finally:
+            rows.close()
+
+    def _batches(self) -> Iterator[Batch]:
+        for part in self._read(["name", "vector", "metadata"]):
+            vectors = np.array([row["vector"] for row in part], dtype="<f4")
+            yield [row["name"] for row in part], vectors, [row["metadata"] for row in part]
+
+    def _count(self, words: str = "") -> int:
+        rows = self._client.query(
+            self._name, filter=words, output_fields=["count(*)"], consistency_level="Strong"
+        )
+        return int(rows[0]["count(*)"])
+
+    def get(self, ids: Sequence[str]) -> list[Item | None]:
+        """See `Store.get`."""
+        names = check_ids(ids)
+        found: dict[str, Item] = {}
+        with self._lock, self._open():
+            for start in range(0, len(names), BATCH):
+                rows = self._client.get(
+                    self._name,
+                    ids=[_key(name) for name in names[start : start + BATCH]],
+                    output_fields=["name", "vector", "metadata"],
+                    consistency_level="Strong",
+                )
+                for row in rows:
+                    vector = np.array(row["vector"], dtype="<f4")
+                    found[row["name"]] = Item(row["name"], vector, dict(row["metadata"]))
+        return [found.get(name) for name in names]
+
+    def count(self) -> int:
+        """See `Store.count`."""
+        with self._lock, self._open():
+            return self._count()
+
+    def info(self) -> dict[str, Any]:
+        """See `Store.info`; bytes of an index are not told by Milvus."""
+        with self._lock, self._open():
+            count = self._count()
+            return {
+                "url": self._url,
+                "name": self._name,
+                "dim": self._dim,
+                "metric": self._metric,
+                "index": indexes.describe(self._config),
+                "built": dict(self._parameters),
+                "encoder": self._encoder,
+                "count": count,
+                "bytes_vectors": 4 * count * self._dim,
+                "saved": True,
+            }
+
+    # -- keeping -------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """See `Store.flush`."""
+        with self._lock, self._open():
+            self._client.flush(self._name)
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        with self._lock:
+            if not self._closed:
+                self.flush()
+                self.abandon()
+
+    def abandon(self) -> None:
+        """See `Store.abandon`; what Milvus acknowledged stays."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._client.close()
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        if self._closed:
+            raise StoreError("store: it is closed; open it again")
+        with milvus_errors():
+            yield
+
+
+def _key(name: str) -> str:
+    """A key that needs no quoting, whatever the id holds."""
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _translate(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What Milvus calls an index, when it is built and when it is searched."""
+    if isinstance(config, indexes.Exact):
+        return {"index_type": "FLAT"}, {}
+    if isinstance(config, indexes.HNSW):
+        return {
+            "index_type": "HNSW",
+            "params": {"M": config.m, "efConstruction": config.ef_construction},
+        }, {"ef": config.ef_search}
+    if isinstance(config, indexes.IVF):
+        return {"index_type": "IVF_FLAT", "params": {"nlist": config.cells}}, {"nprobe": config.nprobe}
+    if isinstance(config, indexes.Auto):
+        return {"index_type": "AUTOINDEX"}, {}
+    raise ValueError(f"index: got {config!r}; Milvus takes Auto, Exact, HNSW or IVF")
