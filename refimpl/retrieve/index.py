@@ -101,12 +101,13 @@ class FastScan:
     dim/8 + dim bytes a vector beside the vector. Exact below 10,000 vectors and where ``dim`` is no multiple of 4.
 
     Args:
-        oversample: how many times k are looked at again.
+        oversample: how many times k are looked at again in int8. Of those a store judges the best, and some more than
+            k, by their vectors.
 
     Source: André et al. 2017, "Accelerated nearest neighbor search with Quick ADC".
     """
 
-    oversample: int = 10
+    oversample: int = 20
 
     def __post_init__(self) -> None:
         check_int("oversample", self.oversample, 1, 1000)
@@ -174,16 +175,23 @@ def built_as(config: Config) -> dict[str, Any]:
 
 
 def search(
-    config: Built, index: Any, queries: np.ndarray, k: int, keep: np.ndarray | None
+    config: Built, index: Any, queries: np.ndarray, k: int, keep: np.ndarray | None, spare: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``(scores, rows)`` of ``[Q, k]`` among the rows where ``keep``; row −1 stands for nothing."""
+    """``(scores, rows)`` of ``[Q, k + spare]`` among the rows where ``keep``; row −1 stands for nothing.
+
+    ``spare``, of product codes: rows beyond the k that decide how many candidates are looked at again.
+    """
     if isinstance(config, FastScan):  # its scan takes no selector: ask for more, leave out, take the best
-        wanted = k if keep is None else min(SPARE * k, index.ntotal)
-        params = faiss().IndexRefineSearchParameters(k_factor=config.oversample)
+        times = 1 if keep is None else SPARE
+        wanted = min(times * (k + spare), index.ntotal)
+        factor = max(1.0, config.oversample * times * k / wanted)
+        params = faiss().IndexRefineSearchParameters(k_factor=factor)
         scores, rows = index.search(queries, wanted, params=params)
         if keep is not None:
             out = (rows < 0) | ~keep[rows]
-            order = np.argsort(out, axis=1, kind="stable")[:, :k]  # what stays, in its order, comes first
+            order = np.argsort(out, axis=1, kind="stable")[
+                :, : k + spare
+            ]  # what stays, in its order, comes first
             rows = np.where(np.take_along_axis(out, order, 1), -1, np.take_along_axis(rows, order, 1))
             scores = np.take_along_axis(scores, order, 1)
         return scores, rows

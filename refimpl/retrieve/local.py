@@ -17,6 +17,7 @@ from refimpl.retrieve.store import Hit, Item, Store, StoreError, Vectors
 from refimpl.retrieve.table import Remembered, Table
 
 MOST_DELETED = 0.25  # of the rows; beyond that they are dropped and the index is built anew
+LEAST_SQUARE = 1e-20  # below it, and above its inverse, float32 would lose digits of a length
 LEAST_KEPT = 0.5  # a filter that keeps no more than this of the rows goes to the exact scan
 
 
@@ -134,7 +135,7 @@ class LocalStore(Store):
         with self._lock:
             self._check_open()
             keep = self._table.alive if filter is None else self._filtered.rows(self._table, filter)
-            found = int(keep.sum())
+            found = len(self._table.row) if filter is None else int(keep.sum())
             k = min(k, found)
             if not k or not len(queries):
                 return [[] for _ in queries]
@@ -143,11 +144,12 @@ class LocalStore(Store):
                 scores, rows = self._scan(queries, k, mask)
             else:
                 rounded = isinstance(self._built, indexes.FastScan)
-                wanted = min(2 * k, found) if rounded else k
-                scores, rows = indexes.search(self._built, self._index, queries, wanted, mask)
+                # int8 may exchange the last of k with the next ones: some more, of which the vectors decide
+                spare = min(2 + k // 5, found - k) if rounded else 0
+                scores, rows = indexes.search(self._built, self._index, queries, k, mask, spare)
                 short = (rows < 0).any(1)  # a graph may not reach k rows where others are in the way
                 if short.any():
-                    scores[short], rows[short] = self._scan(queries[short], wanted, mask)
+                    scores[short], rows[short] = self._scan(queries[short], k + spare, mask)
                 if rounded:
                     scores, rows = self._scored(queries, rows, k)
             return self._hits(scores, rows)
@@ -162,8 +164,15 @@ class LocalStore(Store):
 
     def _scored(self, queries: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The cosines of ``[Q, r]`` rows that were found by rounded ones, the k best first."""
-        found = unit(self._table.vectors[rows.reshape(-1)]).reshape(*rows.shape, -1)
-        scores = np.einsum("qd,qrd->qr", queries, found)
+        found = self._table.vectors[rows]  # (Q, r, D)
+        with np.errstate(over="ignore"):
+            squares = np.einsum("qrd,qrd->qr", found, found)
+        if not (
+            (squares > LEAST_SQUARE) & (squares < 1 / LEAST_SQUARE)
+        ).all():  # rare; costs three times as much
+            found = unit(found.reshape(-1, self._dim)).reshape(found.shape)
+            squares = np.ones_like(squares)
+        scores = (found @ queries[:, :, None])[:, :, 0] / np.sqrt(squares)  # (Q, r, D) @ (Q, D, 1)
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 

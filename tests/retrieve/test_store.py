@@ -225,8 +225,8 @@ def test_what_is_scanned_and_what_the_graph_finds(monkeypatch):
 def test_a_row_that_the_graph_does_not_reach_is_scanned_for(monkeypatch):
     real = indexes.search
 
-    def short(config, index, queries, k, mask):
-        scores, rows = real(config, index, queries, k, mask)
+    def short(config, index, queries, k, mask, spare=0):
+        scores, rows = real(config, index, queries, k, mask, spare)
         if isinstance(config, HNSW):
             rows[0, 1:] = -1
         return scores, rows
@@ -313,6 +313,37 @@ def test_other_indexes_find_what_exact_finds_with_the_same_scores(index):
                 naive({h.id: stores[1].get([h.id])[0].vector for h in hits}, queries[ours.index(hits)], 10)
             )
             np.testing.assert_allclose(scores, [exact[h.id] for h in hits], atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 1e12, 1e30])
+def test_scores_of_product_codes_are_cosines_of_vectors_of_any_length(size):
+    """Beyond 1e19 squares overflow in float32, below 1e-19 they lose digits: each tenth row is that long."""
+    rows, queries = vectors(3000, seed=8), vectors(30, seed=9)
+    scaled = rows * np.where(np.arange(3000) % 10 == 0, size, 1.0)[:, None].astype("f4")
+    found = []
+    for given in (rows, scaled):
+        with open_store("memory://", dim=DIM, index=FastScan(40)) as store:
+            store.upsert(names(3000), given)
+            assert store.info()["built"]["kind"] == "fastscan"
+            found.append(store.search(queries))
+    for one, two in zip(*found, strict=True):
+        assert [h.id for h in one] == [h.id for h in two]
+        np.testing.assert_allclose([h.score for h in one], [h.score for h in two], atol=1e-6)
+
+
+def test_product_codes_look_again_at_oversample_times_k_and_judge_by_the_vectors():
+    """The candidates are the first 40 of the codes, then the 14 best of int8, then the 10 best of the vectors."""
+    rows, queries = vectors(3000, seed=6), vectors(20, seed=7)
+    units, unit_queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rows, queries))
+    with open_store("memory://", dim=DIM, index=FastScan(4)) as store:
+        store.upsert(names(3000), rows)
+        found = store.search(queries)
+        _, first = faiss.downcast_index(store._index.base_index).search(unit_queries, 40)
+        rounded = [store._index.refine_index.reconstruct_batch(candidates) for candidates in first]
+    for query, candidates, vague, hits in zip(unit_queries, first, rounded, found, strict=True):
+        second = candidates[np.argsort(-(vague @ query), kind="stable")[:14]]
+        best = second[np.argsort(-(units[second] @ query), kind="stable")[:10]]
+        assert [h.id for h in hits] == [names(3000)[row] for row in best]
 
 
 def test_an_index_is_trained_when_there_is_enough_and_kept(tmp_path):
