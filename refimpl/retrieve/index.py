@@ -189,9 +189,8 @@ def search(
         scores, rows = index.search(queries, wanted, params=params)
         if keep is not None:
             out = (rows < 0) | ~keep[rows]
-            order = np.argsort(out, axis=1, kind="stable")[
-                :, : k + spare
-            ]  # what stays, in its order, comes first
+            # what stays, in its order, comes first
+            order = np.argsort(out, axis=1, kind="stable")[:, : k + spare]
             rows = np.where(np.take_along_axis(out, order, 1), -1, np.take_along_axis(rows, order, 1))
             scores = np.take_along_axis(scores, order, 1)
         return scores, rows

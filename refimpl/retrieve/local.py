@@ -167,9 +167,8 @@ class LocalStore(Store):
         found = self._table.vectors[rows]  # (Q, r, D)
         with np.errstate(over="ignore"):
             squares = np.einsum("qrd,qrd->qr", found, found)
-        if not (
-            (squares > LEAST_SQUARE) & (squares < 1 / LEAST_SQUARE)
-        ).all():  # rare; costs three times as much
+        safe = (squares > LEAST_SQUARE) & (squares < 1 / LEAST_SQUARE)
+        if not safe.all():  # lengths that are hardly ever seen; costs more
             found = unit(found.reshape(-1, self._dim)).reshape(found.shape)
             squares = np.ones_like(squares)
         scores = (found @ queries[:, :, None])[:, :, 0] / np.sqrt(squares)  # (Q, r, D) @ (Q, D, 1)

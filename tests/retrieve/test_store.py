@@ -321,9 +321,9 @@ def test_scores_of_product_codes_are_cosines_of_vectors_of_any_length(size):
     rows, queries = vectors(3000, seed=8), vectors(30, seed=9)
     scaled = rows * np.where(np.arange(3000) % 10 == 0, size, 1.0)[:, None].astype("f4")
     found = []
-    for given in (rows, scaled):
+    for some in (rows, scaled):
         with open_store("memory://", dim=DIM, index=FastScan(40)) as store:
-            store.upsert(names(3000), given)
+            store.upsert(names(3000), some)
             assert store.info()["built"]["kind"] == "fastscan"
             found.append(store.search(queries))
     for one, two in zip(*found, strict=True):
