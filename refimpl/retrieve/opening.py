@@ -112,7 +112,8 @@ def _options(parts: SplitResult, **known: tuple[str, ...] | None) -> dict[str, s
 
 def _shown(parts: SplitResult) -> str:
     """The URL without a password."""
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{query}"
 
 
 def _redis(parts: SplitResult, dim: int | None, metric: str, index: Any, encoder: str | None) -> Store:

@@ -15,7 +15,7 @@ def server_errors() -> Iterator[None]:
     errors = redis_module().exceptions
     try:
         yield
-    except (errors.ConnectionError, errors.TimeoutError) as error:
+    except (errors.ConnectionError, errors.TimeoutError, errors.RedisClusterException) as error:
         raise StoreError(f"redis: not reachable ({error}); what was acknowledged is kept there") from error
     except errors.RedisError as error:
         raise StoreError(f"redis: the server refused ({error})") from error

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +30,7 @@ FORMAT = "refimpl-milvus-1"
 BATCH = 1000  # rows a call: a message has 64 MB at most
 MOST_HITS = 16384  # that a Milvus server gives for one query
 LONGEST = 65535  # bytes of an id
+NOT_LOADED = 101  # the code of an error of Milvus
 TIMEOUT = 10.0  # seconds until a server that does not answer is given up
 
 
@@ -155,7 +156,8 @@ class MilvusStore(Store):
             removed = 0
             for start in range(0, len(names), BATCH):
                 keys = [_key(name) for name in names[start : start + BATCH]]
-                there = [row["key"] for row in self._client.get(self._name, ids=keys, output_fields=["key"])]
+                found = self._loaded(self._client.get, ids=keys, output_fields=["key"])
+                there = [row["key"] for row in found]
                 if there:
                     self._client.delete(self._name, ids=there)
                 removed += len(there)
@@ -188,15 +190,15 @@ class MilvusStore(Store):
     def _ask(self, queries: np.ndarray, k: int, words: str) -> list[list[Hit]]:
         found = []
         for start in range(0, len(queries), BATCH):
-            answers = self._client.search(
-                self._name,
+            answers = self._loaded(
+                self._client.search,
                 data=list(queries[start : start + BATCH]),
                 limit=k,
                 filter=words,
                 output_fields=["name", "metadata"],
-                search_params={"params": {"ef": max(k, self._search["ef"])}}
-                if "ef" in self._search
-                else {"params": self._search},
+                search_params={
+                    "params": {key: max(k, n) if key == "ef" else n for key, n in self._search.items()}
+                },
                 consistency_level="Strong",
             )
             found += [
@@ -212,9 +214,19 @@ class MilvusStore(Store):
             ]
         return found
 
+    def _loaded(self, call: Callable[..., Any], **options: Any) -> Any:
+        """A call of the client; a server that was started again may want the collection loaded first."""
+        try:
+            return call(self._name, **options)
+        except milvus_module().MilvusException as error:
+            if error.code != NOT_LOADED:
+                raise
+            self._client.load_collection(self._name)
+            return call(self._name, **options)
+
     def _read(self, fields: list[str]) -> Iterator[list[dict[str, Any]]]:
         """All rows, in batches."""
-        rows = self._client.query_iterator(self._name, batch_size=BATCH, output_fields=fields)
+        rows = self._loaded(self._client.query_iterator, batch_size=BATCH, output_fields=fields)
         try:
             while part := rows.next():
                 yield list(part)
@@ -227,8 +239,8 @@ class MilvusStore(Store):
             yield [row["name"] for row in part], vectors, [row["metadata"] for row in part]
 
     def _count(self, words: str = "") -> int:
-        rows = self._client.query(
-            self._name, filter=words, output_fields=["count(*)"], consistency_level="Strong"
+        rows = self._loaded(
+            self._client.query, filter=words, output_fields=["count(*)"], consistency_level="Strong"
         )
         return int(rows[0]["count(*)"])
 
@@ -238,8 +250,8 @@ class MilvusStore(Store):
         found: dict[str, Item] = {}
         with self._lock, self._open():
             for start in range(0, len(names), BATCH):
-                rows = self._client.get(
-                    self._name,
+                rows = self._loaded(
+                    self._client.get,
                     ids=[_key(name) for name in names[start : start + BATCH]],
                     output_fields=["name", "vector", "metadata"],
                     consistency_level="Strong",

@@ -64,9 +64,10 @@ class VectorSetStore(RedisBase):
         for name, row, extra in zip(names, unit(rows), metadata, strict=True):
             # in fp32: rounded to int8, which is the server's habit, an exact scan would not be one
             options = ["NOQUANT", "EF", self._config.ef_construction, "M", self._config.m]
-            batch.execute_command("VADD", self._set, "FP32", row.astype("<f4").tobytes(), name, *options)
-            # apart: VADD leaves the attributes of a row that is there
-            batch.execute_command("VSETATTR", self._set, name, json.dumps(extra, ensure_ascii=False))
+            attributes = ["SETATTR", json.dumps(extra, ensure_ascii=False)]
+            batch.execute_command(
+                "VADD", self._set, "FP32", row.astype("<f4").tobytes(), name, *options, *attributes
+            )
 
     def _also_delete(self, batch: Any, names: list[str]) -> None:
         for name in names:

@@ -1,0 +1,147 @@
+"""refimpl.retrieve.servers.milvus: what Milvus answers itself, killed writers and servers, what it refuses."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from refimpl.retrieve import HNSW, IVF, StoreError, open_store
+from tests.retrieve.servers import needs_milvus, own_milvus
+from tests.retrieve.test_contract import names
+
+pytestmark = needs_milvus
+DIM = 8
+
+
+def vectors(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, DIM)).astype("f4")
+
+
+@pytest.fixture
+def url(tmp_path):
+    return (tmp_path / "some.db").as_uri().replace("file:", "milvus:")
+
+
+@pytest.fixture
+def scans(monkeypatch):
+    """How often rows were read instead of searched."""
+    from refimpl.retrieve.servers import milvus as module
+
+    made, real = [], module.best_of
+    monkeypatch.setattr(module, "best_of", lambda *some: made.append(1) or real(*some))
+    return made
+
+
+def test_what_milvus_answers_itself(url, scans):
+    with open_store(url, DIM, index="exact") as store:
+        store.upsert(names(50), vectors(50), [{"n": i, "kind": "ab"[i % 2]} for i in range(50)])
+        store.search(vectors(3))
+        store.search(vectors(3), exact=True)
+        for filter in ({"n": {"$gte": 10, "$lt": 30}}, {"kind": "a"}, {"kind": {"$in": ["a", "x"]}, "n": 3}):
+            store.search(vectors(3), filter=filter)
+        assert scans == []
+        store.search(vectors(3), filter={"kind": {"$ne": "a"}})
+        store.search(vectors(3), filter={"kind": None})
+        assert len(scans) == 2
+    with open_store(f"{url}?name=graph", DIM, index=HNSW(8, 40, 32)) as store:
+        store.upsert(names(50), vectors(50))
+        store.search(vectors(3))
+        assert len(scans) == 2
+        store.search(vectors(3), exact=True)
+        assert len(scans) == 3
+
+
+def test_indexes_by_name(url):
+    for name, index, built in (
+        ("a", HNSW(8, 40, 32), {"index_type": "HNSW", "params": {"M": 8, "efConstruction": 40}}),
+        ("b", IVF(4, 4), {"index_type": "IVF_FLAT", "params": {"nlist": 4}}),
+        ("c", "exact", {"index_type": "FLAT"}),
+        ("d", None, {"index_type": "AUTOINDEX"}),
+    ):
+        with open_store(f"{url}?name={name}", DIM, index=index) as store:
+            store.upsert(names(200), vectors(200))
+            assert store.info()["built"] == built
+            described = store._client.describe_index(name, "vector")
+            assert (described["index_type"], described["metric_type"]) == (built["index_type"], "COSINE")
+            assert [h[0].id for h in store.search(vectors(20), k=3)] == names(20)
+    with pytest.raises(ValueError, match="Milvus takes Auto, Exact, HNSW or IVF"):
+        open_store(url, DIM, index="fastscan")
+
+
+def test_bad_urls_and_ids(url):
+    for bad, text in (
+        ("milvus:///relative", "takes an absolute file"),
+        (f"{url}?name=a-b", "letters, digits"),
+        (f"{url}?nam=x", "name=..., tls=true|false"),
+        (f"{url}?tls=maybe", "name=..., tls=true|false"),
+        (f"{url}?", None),
+    ):
+        if text is None:
+            open_store(bad, DIM).close()
+        else:
+            with pytest.raises(ValueError, match=text.replace(".", r"\.").replace("|", r"\|")):
+                open_store(bad, DIM)
+    with open_store(url, DIM) as store:
+        with pytest.raises(ValueError, match="ids: got one of 65536 bytes"):
+            store.upsert(["ok", "x" * 65536], vectors(2))
+        assert store.count() == 0
+
+
+WRITER = """
+import sys, numpy as np
+from refimpl.retrieve import open_store
+store = open_store(sys.argv[1], dim=8)
+step = 0
+while True:
+    rows = np.full((3, 8), step + 1, dtype="f4")
+    store.upsert([f"{step}-{i}" for i in range(3)], rows, [{"step": step}] * 3)
+    print(step, flush=True)  # acknowledged
+    step += 1
+"""
+
+
+def test_a_writer_that_is_killed_loses_nothing_acknowledged(url):
+    process = subprocess.Popen([sys.executable, "-c", WRITER, url], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if int(line) == 40:
+            break
+    with pytest.raises(StoreError, match="milvus"):  # a file has one process
+        open_store(url)
+    process.send_signal(signal.SIGKILL)
+    acknowledged = max([40, *map(int, process.stdout.read().split())])
+    process.wait()
+    with open_store(url) as store:
+        assert store.count() >= 3 * (acknowledged + 1)
+        for step in range(acknowledged + 1):
+            for item in store.get([f"{step}-{i}" for i in range(3)]):
+                assert item.metadata == {"step": step} and (item.vector == step + 1).all()
+
+
+def test_the_server_goes_and_comes_back(monkeypatch):
+    from refimpl.retrieve.servers import milvus as module
+
+    monkeypatch.setattr(module, "TIMEOUT", 2.0)
+    with own_milvus() as server, open_store(f"{server.url}?name=t", DIM) as store:
+        store.upsert(names(50), vectors(50))
+        server.kill()
+        for call in (lambda: store.upsert(["x"], vectors(1)), store.count, lambda: store.search(vectors(1))):
+            with pytest.raises(StoreError, match="milvus"):
+                call()
+        server.start()
+        end = time.monotonic() + 30
+        while True:  # the client waits a while before it tries again to connect
+            try:
+                assert store.count() == 50
+                break
+            except StoreError:
+                assert time.monotonic() < end
+                time.sleep(0.5)
+        store.upsert(["x"], vectors(1, seed=5))
+        assert store.search(vectors(1, seed=5), k=1)[0][0].id == "x"
+    with pytest.raises(StoreError, match="milvus"):
+        open_store(server.url, DIM)
