@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from refimpl.checks import check_choice, check_int
 from refimpl.data.docs import LIBRARIES, SPLITS, docstrings, split_of
@@ -78,4 +79,4 @@ def cut(words: list[str], size: int) -> list[str]:
         return []
     count = max(1, round(len(words) / size))
     ends = [len(words) * i // count for i in range(count + 1)]
-    return [" ".join(words[start:end]) for start, end in zip(ends, ends[1:], strict=False)]
+    return [" ".join(words[start:end]) for start, end in pairwise(ends)]

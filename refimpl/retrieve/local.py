@@ -12,6 +12,7 @@ import numpy as np
 from refimpl.checks import check_int
 from refimpl.retrieve import files
 from refimpl.retrieve import index as indexes
+from refimpl.retrieve.manifest import check_manifest
 from refimpl.retrieve.rows import Metadata, check_dim, check_ids, check_metadata, check_vectors, unit
 from refimpl.retrieve.store import Hit, Item, Store, StoreError, Vectors
 from refimpl.retrieve.table import Remembered, Table
@@ -49,9 +50,7 @@ class LocalStore(Store):
         self, state: tuple[Any, ...], dim: int | None, metric: str, config: Any, encoder: str | None
     ) -> None:
         manifest, vectors, ids, metadata, payload = state
-        for name, got in (("dim", dim), ("metric", metric), ("encoder", encoder)):
-            if got is not None and manifest[name] is not None and got != manifest[name]:
-                raise StoreError(f"{name}: got {got!r}; this store was made with {manifest[name]!r}")
+        check_manifest(manifest, files.FORMAT, dim, metric, encoder)
         before = indexes.from_description(manifest["index"])
         self._config = before if config is None else config
         self._dim, self._metric = manifest["dim"], manifest["metric"]

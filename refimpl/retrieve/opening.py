@@ -51,7 +51,7 @@ def open_store(
         index: ``"auto"``, ``"exact"``, ``"hnsw"``, ``"ivf"``, ``"fastscan"``, or `HNSW`, ... with its numbers. Without
             it, what a folder was saved with, else `Auto`: exact up to 100,000 rows, product codes with a second look
             above; Milvus chooses for itself. The index is derived: another one than before is built when opened,
-            but by Milvus, where the first one stays. A vector set takes `HNSW`, Milvus all but `FastScan`.
+            but in a vector set, where the first one stays. A vector set takes `HNSW`, Milvus all but `FastScan`.
         encoder: what made the vectors, e.g. `fingerprint(model, tokenizer)`. Kept with the store; opening it
             with another one raises.
 

@@ -73,6 +73,22 @@ def test_indexes_by_name(url):
         open_store(url, DIM, index="fastscan")
 
 
+def test_another_index_is_built_when_it_is_asked_for(url, scans):
+    with open_store(url, DIM, index=HNSW(8, 40, 32)) as store:
+        store.upsert(names(100), vectors(100))
+    with open_store(url) as store:
+        assert store.info()["index"]["kind"] == "hnsw"
+        store.search(vectors(3), exact=True)
+        assert len(scans) == 1
+    with open_store(url, index="exact") as store:
+        assert store.info()["index"] == {"kind": "exact"}
+        assert store._client.describe_index("refimpl", "vector")["index_type"] == "FLAT"
+        assert [h[0].id for h in store.search(vectors(20), k=1, exact=True)] == names(20)
+        assert len(scans) == 1
+    with open_store(url) as store:
+        assert store.info()["built"] == {"index_type": "FLAT"}
+
+
 def test_bad_urls_and_ids(url):
     for bad, text in (
         ("milvus:///relative", "takes an absolute file"),

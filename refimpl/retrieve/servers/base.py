@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from refimpl.retrieve.filters import compile_filter
+from refimpl.retrieve.manifest import check_manifest
 from refimpl.retrieve.rows import Metadata, check_dim, check_ids, check_metadata, check_vectors
 from refimpl.retrieve.servers.client import server_errors
 from refimpl.retrieve.servers.scan import Batch
@@ -80,15 +81,10 @@ class RedisBase(Store):
                 batch.get(key)
                 payload = batch.execute()[-1]
         try:
-            found: dict[str, Any] = json.loads(payload)
-            form = found["format"]
-        except (ValueError, KeyError, TypeError) as error:
+            found: dict[str, Any] = dict(json.loads(payload))
+        except (ValueError, TypeError) as error:
             raise StoreError(f"name: {self._name!r} has no readable manifest ({error})") from error
-        if form != FORMAT:
-            raise StoreError(f"manifest: got format {form!r}; takes {FORMAT!r}")
-        for field, got in (("dim", dim), ("metric", metric), ("encoder", encoder)):
-            if got is not None and found[field] is not None and got != found[field]:
-                raise StoreError(f"{field}: got {got!r}; this store was made with {found[field]!r}")
+        check_manifest(found, FORMAT, dim, metric, encoder)
         if encoder is not None and found["encoder"] is None:  # the first to say it decides
             found["encoder"] = encoder
             self._redis.set(key, json.dumps(found))

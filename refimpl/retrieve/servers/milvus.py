@@ -22,14 +22,13 @@ from refimpl.retrieve import index as indexes
 from refimpl.retrieve.filters import compile_filter
 from refimpl.retrieve.rows import Metadata, check_dim, check_ids, check_metadata, check_vectors, unit
 from refimpl.retrieve.servers.client import milvus_errors, milvus_module
+from refimpl.retrieve.servers.collection import LONGEST, open_collection, translate
 from refimpl.retrieve.servers.language import expression
 from refimpl.retrieve.servers.scan import Batch, best_of
 from refimpl.retrieve.store import Hit, Item, Store, StoreError, Vectors
 
-FORMAT = "refimpl-milvus-1"
 BATCH = 1000  # rows a call: a message has 64 MB at most
 MOST_HITS = 16384  # that a Milvus server gives for one query
-LONGEST = 65535  # bytes of an id
 NOT_LOADED = 101  # the code of an error of Milvus
 TIMEOUT = 10.0  # seconds until a server that does not answer is given up
 
@@ -47,9 +46,8 @@ class MilvusStore(Store):
         index: Any,
         encoder: str | None,
     ) -> None:
-        config = indexes.Auto() if index is None else indexes.check_index(index)
-        self._parameters, self._search = _translate(config)
-        self._config = config
+        config = None if index is None else indexes.check_index(index)
+        translate(config or indexes.Auto())
         if not (name.isidentifier() and name.isascii()):
             raise ValueError(f"url: got name {name!r}; Milvus takes letters, digits and '_'")
         dim = None if dim is None else check_dim(dim)
@@ -59,62 +57,13 @@ class MilvusStore(Store):
         with milvus_errors():
             self._client = milvus_module().MilvusClient(**options, timeout=TIMEOUT)
             try:
-                manifest = self._manifest(dim, metric, encoder)
-                self._dim, self._metric = manifest["dim"], manifest["metric"]
-                self._encoder = manifest["encoder"]
-                self._make(name, self._dim, self._parameters, f"rows of {name}")
+                manifest = open_collection(self._client, name, dim, metric, config, encoder)
             except BaseException:
                 self._client.close()
                 raise
-
-    def _make(self, name: str, dim: int, parameters: dict[str, Any], text: str) -> None:
-        """A collection, unless it is there."""
-        module = milvus_module()
-        if not self._client.has_collection(name):
-            schema = module.MilvusClient.create_schema(auto_id=False, description=text)
-            schema.add_field("key", module.DataType.VARCHAR, is_primary=True, max_length=64)
-            schema.add_field("name", module.DataType.VARCHAR, max_length=LONGEST)
-            schema.add_field("vector", module.DataType.FLOAT_VECTOR, dim=dim)
-            schema.add_field("metadata", module.DataType.JSON)
-            built = module.MilvusClient.prepare_index_params()
-            built.add_index("vector", metric_type="COSINE", **parameters)
-            try:
-                self._client.create_collection(
-                    name, schema=schema, index_params=built, consistency_level="Strong"
-                )
-            except module.MilvusException:
-                if not self._client.has_collection(name):  # else another process was quicker
-                    raise
-        self._client.load_collection(name)
-
-    def _manifest(self, dim: int | None, metric: str, encoder: str | None) -> dict[str, Any]:
-        place = f"{self._name}_manifest"
-        rows = []
-        if self._client.has_collection(place):
-            self._client.load_collection(place)
-            rows = self._client.get(place, ids=["manifest"], output_fields=["metadata"])
-        if not rows:
-            if dim is None:
-                raise ValueError("dim: got None; takes the numbers a vector, as there is no store yet")
-            found = {"format": FORMAT, "dim": dim, "metric": metric, "encoder": encoder}
-            self._make(place, 2, {"index_type": "FLAT"}, f"manifest of {self._name}")
-            self._write_manifest(found)
-            return found
-        found = rows[0]["metadata"]
-        if found.get("format") != FORMAT:
-            raise StoreError(f"manifest: got format {found.get('format')!r}; takes {FORMAT!r}")
-        for field, got in (("dim", dim), ("metric", metric), ("encoder", encoder)):
-            if got is not None and found[field] is not None and got != found[field]:
-                raise StoreError(f"{field}: got {got!r}; this store was made with {found[field]!r}")
-        if encoder is not None and found["encoder"] is None:  # the first to say it decides
-            found["encoder"] = encoder
-            self._write_manifest(found)
-        return dict(found)
-
-    def _write_manifest(self, found: dict[str, Any]) -> None:
-        row = {"key": "manifest", "name": "manifest", "vector": [1.0, 0.0], "metadata": found}
-        self._client.upsert(f"{self._name}_manifest", [row])
-        self._client.flush(f"{self._name}_manifest")
+        self._dim, self._metric, self._encoder = (manifest[key] for key in ("dim", "metric", "encoder"))
+        self._config = indexes.from_description(manifest["index"])
+        self._parameters, self._search = translate(self._config)
 
     # -- writing -------------------------------------------------------------------------------------
 
@@ -315,19 +264,3 @@ class MilvusStore(Store):
 def _key(name: str) -> str:
     """A key that needs no quoting, whatever the id holds."""
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _translate(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What Milvus calls an index, when it is built and when it is searched."""
-    if isinstance(config, indexes.Exact):
-        return {"index_type": "FLAT"}, {}
-    if isinstance(config, indexes.HNSW):
-        return {
-            "index_type": "HNSW",
-            "params": {"M": config.m, "efConstruction": config.ef_construction},
-        }, {"ef": config.ef_search}
-    if isinstance(config, indexes.IVF):
-        return {"index_type": "IVF_FLAT", "params": {"nlist": config.cells}}, {"nprobe": config.nprobe}
-    if isinstance(config, indexes.Auto):
-        return {"index_type": "AUTOINDEX"}, {}
-    raise ValueError(f"index: got {config!r}; Milvus takes Auto, Exact, HNSW or IVF")
