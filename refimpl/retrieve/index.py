@@ -1,15 +1,14 @@
-"""Indexes over unit vectors, on faiss: derived from the rows, never the truth, rebuilt at any time."""
+"""Indexes over unit vectors, on faiss or hnswlib: derived from the rows, never the truth, rebuilt at any time."""
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from refimpl.checks import check_int
+from refimpl.checks import check_choice, check_int
+from refimpl.retrieve.engines import Graph, faiss
 
 __all__ = ["HNSW", "IVF", "Auto", "Exact", "FastScan"]
 
@@ -38,16 +37,19 @@ class HNSW:
             8 to 10 · m bytes a vector beside the vector.
         ef_construction: candidates that are kept while a vector is linked.
         ef_search: candidates that are kept while searching; raised to k where k is larger.
+        library: which one builds and searches it in this process, ``"faiss"`` or ``"hnswlib"``.
     """
 
     m: int = 16
     ef_construction: int = 100
     ef_search: int = 64
+    library: str = "faiss"
 
     def __post_init__(self) -> None:
         check_int("m", self.m, 2, 256)
         check_int("ef_construction", self.ef_construction, 1, 65536)
         check_int("ef_search", self.ef_search, 1, 65536)
+        check_choice("library", self.library, ("faiss", "hnswlib"))
 
     def at(self, count: int, dim: int) -> Built:
         """What is built over so many vectors."""
@@ -55,6 +57,8 @@ class HNSW:
 
     def make(self, units: np.ndarray) -> Any:
         """An index of the unit vectors ``[N, dim]``."""
+        if self.library == "hnswlib":
+            return Graph.of(units, self.m, self.ef_construction)
         index = faiss().IndexHNSWFlat(units.shape[1], self.m, faiss().METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = self.ef_construction
         index.add(units)
@@ -194,6 +198,8 @@ def search(
             rows = np.where(np.take_along_axis(out, order, 1), -1, np.take_along_axis(rows, order, 1))
             scores = np.take_along_axis(scores, order, 1)
         return scores, rows
+    if isinstance(config, HNSW) and isinstance(index, Graph):
+        return index.search(queries, k, max(config.ef_search, k), keep)
     # the selector reads the bitmap where it lies: both must live until the search is over
     bits = None if keep is None else np.packbits(keep, bitorder="little")
     options: dict[str, Any] = {} if bits is None else {"sel": faiss().IDSelectorBitmap(bits)}
@@ -204,38 +210,3 @@ def search(
     else:
         params = faiss().SearchParameters(**options) if options else None
     return index.search(queries, k, params=params)
-
-
-def dump(index: Any) -> bytes:
-    """The index as bytes."""
-    return faiss().serialize_index(index).tobytes()
-
-
-def restore(payload: bytes) -> Any:
-    """The index of `dump`; only for bytes whose checksum was compared before."""
-    return faiss().deserialize_index(np.frombuffer(payload, dtype=np.uint8))
-
-
-def faiss() -> Any:
-    """The faiss module, imported when it is first needed.
-
-    Raises:
-        ModuleNotFoundError: it is not installed.
-    """
-    if sys.platform == "darwin":
-        # torch and faiss each bring an OpenMP runtime; on macOS the second one ends the process unless told
-        # not to, and crashes in parallel regions (github.com/faiss-wheels/faiss-wheels/issues/73)
-        os.environ.setdefault("KMP_DUPLICATE_LIB_OK", "TRUE")
-    try:
-        import faiss as module
-    except ModuleNotFoundError as error:
-        if error.name != "faiss":
-            raise
-        raise ModuleNotFoundError(
-            "faiss: not installed, and this store searches with it; run: pip install 'refimpl[retrieve]' "
-            "(or: pip install faiss-cpu)",
-            name="faiss",
-        ) from None
-    if sys.platform == "darwin":
-        module.omp_set_num_threads(1)
-    return module

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from refimpl.checks import check_int
-from refimpl.retrieve import files
+from refimpl.retrieve import engines, files
 from refimpl.retrieve import index as indexes
 from refimpl.retrieve.manifest import check_manifest
 from refimpl.retrieve.rows import Metadata, check_dim, check_ids, check_metadata, check_vectors, unit
@@ -28,7 +28,7 @@ class LocalStore(Store):
     def __init__(
         self, folder: str | None, dim: int | None, metric: str, index: Any, encoder: str | None
     ) -> None:
-        indexes.faiss()  # a clear error now rather than at the first search
+        engines.faiss()  # a clear error now rather than at the first search
         config = None if index is None else indexes.check_index(index)
         dim = None if dim is None else check_dim(dim)
         self._lock = threading.RLock()  # faiss must not search while another thread adds
@@ -61,7 +61,7 @@ class LocalStore(Store):
         built = indexes.from_description(manifest.get("built", manifest["index"]))
         plan = self._config.at(len(table.row), self._dim)
         fits = payload is not None and indexes.built_as(built) == indexes.built_as(plan)
-        self._fill(table, indexes.restore(payload) if fits else None)
+        self._fill(table, engines.restore(payload) if fits else None)
 
     def _fill(self, table: Table, index: Any = None) -> None:
         """Take these rows, and their index or a new one."""
@@ -225,7 +225,7 @@ class LocalStore(Store):
                 "count": len(self._table.row),
                 "deleted": self._deleted(),
                 "bytes_vectors": self._table.vectors.nbytes,
-                "bytes_index": len(indexes.dump(self._index)),
+                "bytes_index": len(engines.dump(self._index)),
                 "bytes_disk": disk,
                 "saved": not self._dirty,
             }
@@ -258,7 +258,7 @@ class LocalStore(Store):
                 "index": indexes.describe(self._config),
                 "built": indexes.describe(self._built),
             }
-            table, payload = self._table, indexes.dump(self._index) if derived else None
+            table, payload = self._table, engines.dump(self._index) if derived else None
             written = files.write(self._folder, fields, table.vectors, table.ids, table.metadata, payload)
             self._saved, self._dirty = written["sha256"], False
 

@@ -74,6 +74,13 @@ needs_milvus = pytest.mark.skipif(
     importlib.util.find_spec("milvus_lite") is None, reason="milvus-lite is not installed"
 )
 
+# built from source by .ci/run, which then says so
+if os.environ.get("REFIMPL_REQUIRE_HNSWLIB") == "1" and importlib.util.find_spec("hnswlib") is None:
+    raise RuntimeError("REFIMPL_REQUIRE_HNSWLIB is set and hnswlib is not installed")
+needs_hnswlib = pytest.mark.skipif(
+    importlib.util.find_spec("hnswlib") is None, reason="hnswlib is not installed"
+)
+
 
 def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:

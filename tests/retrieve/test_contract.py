@@ -16,6 +16,7 @@ from refimpl.retrieve import index as indexes
 from refimpl.retrieve.filters import compile_filter
 from tests.retrieve.servers import (
     needs_cli,
+    needs_hnswlib,
     needs_milvus,
     needs_redis,
     needs_vset,
@@ -31,6 +32,7 @@ BACKENDS = {
     "memory": ("memory://", "exact"),
     "memory hnsw": ("memory://", "hnsw"),
     "memory ivf": ("memory://", IVF(cells=1, nprobe=1)),
+    "memory hnswlib": ("memory://", HNSW(m=8, ef_construction=40, ef_search=32, library="hnswlib")),
     "file": ("file", "exact"),
     "file hnsw": ("file", GRAPH),
     "file fastscan": ("file", FastScan(oversample=40)),
@@ -81,7 +83,12 @@ def few_are_enough(monkeypatch):
     monkeypatch.setattr(indexes, "LEAST_SCANNED", 20)
 
 
-@pytest.fixture(params=[pytest.param(name, marks=MARKS.get(url, [])) for name, (url, _) in BACKENDS.items()])
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[needs_hnswlib] if "hnswlib" in name else MARKS.get(url, []))
+        for name, (url, _) in BACKENDS.items()
+    ]
+)
 def make(request, tmp_path, servers):
     """A function that opens the store; but for memory the same one each time."""
     kind, index = BACKENDS[request.param]

@@ -69,7 +69,13 @@ def test_the_folder_holds_plain_files(tmp_path):
         "dtype": "<f4",
     }.items():
         assert manifest[key] == value
-    assert manifest["index"] == {"kind": "hnsw", "m": 16, "ef_construction": 100, "ef_search": 64}
+    assert manifest["index"] == {
+        "kind": "hnsw",
+        "m": 16,
+        "ef_construction": 100,
+        "ef_search": 64,
+        "library": "faiss",
+    }
     assert {p.name for p in tmp_path.iterdir()} == {
         "manifest.json",
         *(entry["name"] for entry in manifest["files"].values()),

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refimpl.retrieve import HNSW, IVF, Auto, Exact, FastScan, Store, open_store
+from refimpl.retrieve import HNSW, IVF, Auto, Exact, FastScan, Store, engines, open_store
 from refimpl.retrieve import index as indexes
 from refimpl.retrieve.local import LocalStore
 from refimpl.retrieve.rows import check_vectors, unit
+from tests.retrieve.servers import needs_hnswlib
 from tests.retrieve.test_contract import naive, names, vectors
 
 DIM = 16
@@ -123,7 +124,7 @@ def test_hnsw_passes_its_numbers_on():
     for k in (3, 9):
         indexes.search(index, Spy(), rows[:1], k, None)
     assert seen == [7, 9]
-    assert HNSW() == HNSW(m=16, ef_construction=100, ef_search=64)
+    assert HNSW() == HNSW(m=16, ef_construction=100, ef_search=64, library="faiss")
 
 
 def test_unit_of_tiny_and_huge_vectors():
@@ -183,11 +184,11 @@ def test_on_macos_faiss_runs_on_one_thread(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(faiss, "omp_set_num_threads", calls.append)
     monkeypatch.delenv("KMP_DUPLICATE_LIB_OK", raising=False)
-    indexes.faiss()
+    engines.faiss()
     assert calls == [1]
     assert os.environ["KMP_DUPLICATE_LIB_OK"] == "TRUE"
     monkeypatch.setattr(sys, "platform", "linux")
-    indexes.faiss()
+    engines.faiss()
     assert calls == [1]
 
 
@@ -384,3 +385,51 @@ def test_numbers_of_indexes_are_checked():
         with pytest.raises(ValueError, match=text):
             make()
     assert Auto().at(10**6, 6) == Exact(), "no product codes of four numbers"
+
+
+# -- hnswlib ---------------------------------------------------------------------------------------------
+
+
+def test_without_hnswlib_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "hnswlib", None)
+    with pytest.raises(ModuleNotFoundError, match=r"HNSWLIB_NO_NATIVE=1 pip install 'refimpl\[hnsw\]'"):
+        open_store("memory://", DIM, index=HNSW(library="hnswlib"))
+    with pytest.raises(ValueError, match="library: got 'nmslib'"):
+        HNSW(library="nmslib")
+
+
+@needs_hnswlib
+def test_hnswlib_finds_what_faiss_finds(tmp_path):
+    rows, queries = vectors(3000, seed=3), vectors(100, seed=4)
+    stores = {}
+    for library in ("faiss", "hnswlib"):
+        url = (tmp_path / library).as_uri()
+        with open_store(url, DIM, index=HNSW(16, 100, 128, library)) as store:
+            store.upsert(names(2000), rows[:2000])
+            store.upsert(names(1000, 2000), rows[2000:])
+            store.delete(names(300))
+            before = store.search(queries)
+        with open_store(url) as store:  # from the file: hnswlib's own bytes
+            assert isinstance(store._index, engines.Graph) == (library == "hnswlib")
+            assert store._index.ntotal == 3000
+            exact = store.search(queries, exact=True)
+            stores[library] = store.search(queries)
+            assert stores[library] == before
+        same = [
+            len({h.id for h in a} & {h.id for h in b}) for a, b in zip(stores[library], exact, strict=True)
+        ]
+        assert sum(same) >= 0.98 * 1000, library
+        for hits in stores[library]:
+            scores = [h.score for h in hits]
+            assert scores == sorted(scores, reverse=True)
+
+
+@needs_hnswlib
+def test_hnswlib_that_finds_fewer_than_k_says_so_and_does_not_raise():
+    graph = engines.Graph.of(unit(vectors(50)), 4, 20)
+    keep = np.zeros(50, dtype=bool)
+    keep[:3] = True
+    scores, found = graph.search(unit(vectors(2, seed=1)), 5, 5, keep)
+    assert (found == -1).all() and (scores == -np.inf).all()
+    scores, found = graph.search(unit(vectors(50)), 1, 50, None)
+    assert found[:, 0].tolist() == list(range(50)) and scores.min() == pytest.approx(1, abs=1e-5)

@@ -11,7 +11,7 @@ from torch.nn.functional import log_softmax
 
 from refimpl.checks import check_int, check_module, check_number, check_tensor
 from refimpl.retrieve.answers.neighbours import neighbour_probabilities
-from refimpl.retrieve.index import faiss
+from refimpl.retrieve.engines import faiss
 
 __all__ = ["Datastore", "contexts", "interpolate"]
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from refimpl.checks import check_int
 from refimpl.retrieve.codes.common import Code
-from refimpl.retrieve.index import faiss
+from refimpl.retrieve.engines import faiss
 from refimpl.retrieve.rows import check_array
 
 __all__ = ["ProductCode"]
