@@ -38,13 +38,14 @@ check: $(STAMP)
 	$(BIN)/python -m tests.spelling
 
 # The libraries that refimpl is timed against get an environment of their own on top of .venv: transformers imports
-# some of them where it finds them, and notebooks would print what they print.
+# some of them where it finds them, and notebooks would print what they print. hnswlib is built here; pip may keep what
+# it built, so it must run on any processor.
 BENCH := $(VENV)/bench
 bench: $(STAMP)
 	$(BIN)/python -m venv --without-pip $(BENCH)
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
 		"$$($(BENCH)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth"
-	$(BENCH)/bin/python -m pip install -q -c constraints.txt -e '.[bench]'
+	HNSWLIB_NO_NATIVE=1 $(BENCH)/bin/python -m pip install -q -c constraints.txt -e '.[bench]'
 	OMP_NUM_THREADS=2 $(BENCH)/bin/python -m tests.bench
 
 mutation: $(STAMP)
