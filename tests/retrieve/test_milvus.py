@@ -56,6 +56,19 @@ def test_what_milvus_answers_itself(url, scans):
         assert len(scans) == 3
 
 
+def test_an_answer_that_comes_short_is_scanned_for(url, scans, monkeypatch):
+    with open_store(url, DIM) as store:
+        store.upsert(names(50), vectors(50), [{"n": i} for i in range(50)])
+        expected = [store.search(vectors(3), filter=some) for some in (None, {"n": {"$lt": 30}})]
+        real = store._ask
+        monkeypatch.setattr(store, "_ask", lambda *some: [hits[:-1] for hits in real(*some)])
+        assert scans == []
+        got = [store.search(vectors(3), filter=some) for some in (None, {"n": {"$lt": 30}})]
+        assert len(scans) == 2
+        for a, b in zip(expected, got, strict=True):
+            assert [[h.id for h in hits] for hits in a] == [[h.id for h in hits] for hits in b]
+
+
 def test_indexes_by_name(url):
     for name, index, built in (
         ("a", HNSW(8, 40, 32), {"index_type": "HNSW", "params": {"M": 8, "efConstruction": 40}}),

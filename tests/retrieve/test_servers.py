@@ -156,6 +156,25 @@ def test_what_the_server_answers_itself(server8, fresh, scans):
 
 
 @needs_vset
+def test_the_graph_finds_what_exact_search_finds(server8, fresh, scans):
+    with open_store(f"{server8.url}?name=t&index=vset", DIM) as store:
+        store.upsert(names(3000), vectors(3000))
+        near, exact = (store.search(vectors(50, seed=1), k=10, exact=how) for how in (False, True))
+    same = [len({h.id for h in a} & {h.id for h in b}) for a, b in zip(near, exact, strict=True)]
+    assert sum(same) >= 0.99 * 500 and scans == []
+
+
+@needs_vset
+def test_a_row_that_goes_between_search_and_fetch_is_left_out(server8, fresh, scans):
+    with open_store(f"{server8.url}?name=t&index=vset", DIM) as store:
+        store.upsert(names(20), vectors(20))
+        fresh.delete("refimpl:t:row:r3")  # as another process would, after the server has answered
+        fresh.srem("refimpl:t:ids", "r3")
+        (hits,) = store.search(vectors(20)[3:4], k=5)
+        assert len(hits) == 5 and "r3" not in {hit.id for hit in hits} and len(scans) == 1
+
+
+@needs_vset
 def test_numbers_of_the_graph_are_passed_on(server8, fresh):
     with open_store(f"{server8.url}?name=t&index=vset", DIM, index=HNSW(m=7, ef_construction=33)) as store:
         store.upsert(names(20), vectors(20))
