@@ -37,6 +37,12 @@ class Thing:
         a = 1
         return a
 
+    class Inner:
+        def deep(self):
+            """Within."""
+            b = 2
+            return b
+
 
 async def later(x):
     """Wait."""
@@ -62,6 +68,7 @@ def test_bodies_by_hand(tmp_path, monkeypatch):
             "# why\nx = a + b\nreturn str(x)  # done",
             "plain(self, a, b=2, *, key: int=3) -> str",
         ),
+        "Thing.Inner.deep": ("b = 2\nreturn b", "deep(self)"),
         "later": ("y = await x\nreturn y", "later(x)"),
     }
     code._bodies.cache_clear()
