@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import pkgutil
 import re
 import sys
@@ -83,3 +84,14 @@ def test_public_names_are_in_the_reference(module):
         if callable(thing):
             assert len(thing.__doc__ or "") > 20, name
             assert not (thing.__doc__ or "").startswith(f"{name}("), f"{name}: dataclass's own text"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "book").rglob("*.ipynb")), ids=lambda p: p.stem)
+def test_a_notebook_imports_what_its_extra_brings(path):
+    """On Colab ``refimpl[notebooks]`` is all that the first cell installs."""
+    brought = CORE | EXTRAS | {"book_kit"}
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and "%pip" not in source:
+            needed = {name for node in ast.walk(ast.parse(source)) for name in imported(node)}
+            assert needed <= brought, source
