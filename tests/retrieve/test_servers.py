@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 from contextlib import ExitStack
 
@@ -74,7 +75,10 @@ def test_a_server_is_gone_afterwards_and_its_folder_too():
         assert client.ping() and server.folder.is_dir()
         client.close()
     assert not server.folder.exists()
-    assert server._process.poll() is not None
+    assert server._process.poll() == 0, "ended in its own way"
+    with RedisServer() as server:
+        server.kill()
+        assert server._process.returncode == -signal.SIGKILL, "as a power cut would"
 
 
 @needs_redis
