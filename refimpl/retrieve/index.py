@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -178,6 +179,12 @@ def built_as(config: Config) -> dict[str, Any]:
     return {key: value for key, value in describe(config).items() if key not in searching}
 
 
+@lru_cache(maxsize=64)
+def looked_at_again(factor: float) -> Any:
+    """Parameters of a search in product codes; faiss only reads them, and to make them takes 2 µs."""
+    return faiss().IndexRefineSearchParameters(k_factor=factor)
+
+
 def search(
     config: Built, index: Any, queries: np.ndarray, k: int, keep: np.ndarray | None, spare: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -189,7 +196,7 @@ def search(
         times = 1 if keep is None else SPARE
         wanted = min(times * (k + spare), index.ntotal)
         factor = max(1.0, config.oversample * times * k / wanted)
-        params = faiss().IndexRefineSearchParameters(k_factor=factor)
+        params = looked_at_again(factor)
         scores, rows = index.search(queries, wanted, params=params)
         if keep is not None:
             out = (rows < 0) | ~keep[rows]

@@ -146,8 +146,8 @@ class LocalStore(Store):
                 # int8 may exchange the last of k with the next ones: some more, of which the vectors decide
                 spare = min(2 + k // 5, found - k) if rounded else 0
                 scores, rows = indexes.search(self._built, self._index, queries, k, mask, spare)
-                short = (rows < 0).any(1)  # a graph may not reach k rows where others are in the way
-                if short.any():
+                if rows.min() < 0:  # a graph may not reach k rows where others are in the way
+                    short = (rows < 0).any(1)
                     scores[short], rows[short] = self._scan(queries[short], k + spare, mask)
                 if rounded:
                     scores, rows = self._scored(queries, rows, k)
@@ -164,15 +164,14 @@ class LocalStore(Store):
     def _scored(self, queries: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The cosines of ``[Q, r]`` rows that were found by rounded ones, the k best first."""
         found = self._table.vectors[rows]  # (Q, r, D)
-        with np.errstate(over="ignore"):
-            squares = np.einsum("qrd,qrd->qr", found, found)
-        safe = (squares > LEAST_SQUARE) & (squares < 1 / LEAST_SQUARE)
-        if not safe.all():  # lengths that are hardly ever seen; costs more
+        squares = np.einsum("qrd,qrd->qr", found, found)
+        if squares.min() < LEAST_SQUARE or squares.max() > 1 / LEAST_SQUARE:  # hardly ever seen; costs more
             found = unit(found.reshape(-1, self._dim)).reshape(found.shape)
             squares = np.ones_like(squares)
         scores = (found @ queries[:, :, None])[:, :, 0] / np.sqrt(squares)  # (Q, r, D) @ (Q, D, 1)
+        own = np.arange(len(rows))[:, None]
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+        return scores[own, order], rows[own, order]
 
     def _scan(self, queries: np.ndarray, k: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         index = self._index

@@ -38,8 +38,10 @@ def check_array(name: str, vectors: Any, dim: int | None = None) -> np.ndarray:
         raise ValueError(f"{name}: got shape {vectors.shape}; takes (any, {dim or 'any'})")
     with np.errstate(over="ignore"):
         rows = np.ascontiguousarray(vectors, dtype="<f4")
-    for i in np.flatnonzero(~np.isfinite(rows).all(1))[:1]:
-        raise ValueError(f"{name}: got NaN or infinity in row {i}; takes finite float32 numbers")
+    finite = np.isfinite(rows)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite.all(1))[0])
+        raise ValueError(f"{name}: got NaN or infinity in row {row}; takes finite float32 numbers")
     return rows
 
 
@@ -50,8 +52,10 @@ def check_vectors(vectors: Any, dim: int, name: str = "vectors") -> np.ndarray:
         TypeError, ValueError: as `check_array`; a zero vector.
     """
     rows = check_array(name, vectors, dim)
-    for i in np.flatnonzero(~rows.any(1))[:1]:
-        raise ValueError(f"{name}: got a zero vector in row {i}; a cosine takes vectors with a direction")
+    directed = rows.any(1)
+    if not directed.all():
+        row = int(np.flatnonzero(~directed)[0])
+        raise ValueError(f"{name}: got a zero vector in row {row}; a cosine takes vectors with a direction")
     return rows
 
 
