@@ -15,7 +15,7 @@ from refimpl.retrieve import index as indexes
 from refimpl.retrieve.manifest import check_manifest
 from refimpl.retrieve.rows import Metadata, check_dim, check_ids, check_metadata, check_vectors, unit
 from refimpl.retrieve.store import Hit, Item, Store, StoreError, Vectors
-from refimpl.retrieve.table import Remembered, Table
+from refimpl.retrieve.table import Remembered, Table, hit
 
 MOST_DELETED = 0.25  # of the rows; beyond that they are dropped and the index is built anew
 LEAST_SQUARE = 1e-20  # below it, and above its inverse, float32 would lose digits of a length
@@ -157,7 +157,7 @@ class LocalStore(Store):
         ids, metadata = self._table.ids, self._table.metadata
         values = scores.clip(-1.0, 1.0).tolist()  # rounding may give 1.0000001
         return [
-            [Hit(str(ids[row]), score, dict(metadata[row])) for score, row in zip(some, where, strict=True)]
+            [hit(str(ids[row]), score, metadata[row].copy()) for score, row in zip(some, where, strict=True)]
             for some, where in zip(values, rows.tolist(), strict=True)
         ]
 

@@ -109,7 +109,7 @@ def codes(vectors: np.ndarray, queries: np.ndarray, goals: Goals) -> None:
     true = faiss_flat(vectors).search(queries, K)[1]
     eight = Int8Code(vectors)
     rounded = eight.encode(vectors)
-    small = ProductCode(vectors[:20_000], vectors.shape[1] // 4, 4)
+    small = ProductCode(vectors, vectors.shape[1] // 4, 4)
     packed = small.encode(vectors)
     full = vectors.shape[1] * 4
     found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import sys
@@ -13,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refimpl.retrieve import HNSW, IVF, Auto, Exact, FastScan, Store, engines, open_store
+from refimpl.retrieve import HNSW, IVF, Auto, Exact, FastScan, Hit, Store, engines, open_store
 from refimpl.retrieve import index as indexes
 from refimpl.retrieve.local import LocalStore
 from refimpl.retrieve.rows import check_vectors, unit
+from refimpl.retrieve.table import hit
 from tests.retrieve.servers import needs_hnswlib
 from tests.retrieve.test_contract import naive, names, vectors
 
@@ -238,6 +240,13 @@ def test_a_row_that_the_graph_does_not_reach_is_scanned_for(monkeypatch):
         monkeypatch.setattr(indexes, "search", short)
         found = store.search(vectors(2), k=5)
     assert [[h.id for h in hits] for hits in found] == [[h.id for h in hits] for hits in expected]
+
+
+def test_a_hit_made_in_one_step_is_a_hit():
+    made = hit("a", 0.5, {"year": 2020})
+    assert made == Hit("a", 0.5, {"year": 2020}) and repr(made) == repr(Hit("a", 0.5, {"year": 2020}))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.score = 1.0
 
 
 def test_a_score_is_a_cosine_also_when_it_was_rounded():
