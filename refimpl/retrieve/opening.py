@@ -135,7 +135,9 @@ def _redis(parts: SplitResult, dim: int | None, metric: str, index: Any, encoder
         def connect() -> Any:
             return module.RedisCluster.from_url(url)
 
-        return ClusterStore(connect, kind, url, name, dim, metric, index, encoder)
+        return ClusterStore(
+            connect, kind, f"{parts.scheme}://{parts.netloc}{parts.path}", name, dim, metric, index, encoder
+        )
     client = module.Redis.from_url(url)
     try:
         return kind(client, url, name, f"refimpl:{name}:", dim, metric, index, encoder)

