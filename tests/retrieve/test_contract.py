@@ -364,7 +364,9 @@ def test_info(make):
         assert 7 <= info["bytes_vectors"] / (4 * DIM) <= 8
         assert info["index"]["kind"] in ("exact", "hnsw", "ivf", "fastscan")
         assert "deleted" not in info or info["bytes_index"] >= info["bytes_vectors"]
-        assert info["url"].startswith(("memory://", "file:///", "unix://", "redis://", "milvus://"))
+        assert info["url"].startswith(
+            ("memory://", "file:///", "unix://", "redis://", "redis+cluster://", "milvus://")
+        )
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.1, 0.01, 0.001])
