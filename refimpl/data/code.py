@@ -12,10 +12,9 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
-from refimpl.data.docs import LIBRARIES
+from refimpl.data.docs import LIBRARIES, source_of
 from refimpl.data.text import check_draw, draw, retrieval_pairs
 
 __all__ = ["Function", "functions"]
@@ -25,7 +24,7 @@ CODE_LINES = 2  # a function whose body has fewer lines passes its arguments on,
 
 @dataclass(frozen=True)
 class Function:
-    """One function or method, ``id`` its dotted name, in four texts of which none contains another.
+    """One function or method, ``id`` its dotted name, in four texts.
 
     Attributes:
         query: the summary line of its docstring.
@@ -66,16 +65,16 @@ def functions(
     check_draw(limit, seed)
     found = []
     for pair in retrieval_pairs(split, libraries):
-        body = _bodies(pair.module).get(pair.id[len(pair.module) + 1 :])
+        body = _bodies(pair.library, pair.module).get(pair.id[len(pair.module) + 1 :])
         if body is not None:
             found.append(Function(pair.id, pair.library, pair.module, pair.query, pair.document, *body))
     return draw(found, [f.id for f in found], limit, seed)
 
 
 @cache
-def _bodies(module: str) -> dict[str, tuple[str, str]]:
+def _bodies(library: str, module: str) -> dict[str, tuple[str, str]]:
     """``{name in the module: (code, signature)}`` of the documented functions of a module."""
-    text = _file(module).read_bytes().decode("utf-8", "replace")
+    text = _file(library, module).read_bytes().decode("utf-8-sig", "replace")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other people's escape sequences
         tree = ast.parse(text)
@@ -102,12 +101,10 @@ def _defined(
             yield prefix + child.name, child
 
 
-def _file(module: str) -> Path:
-    """The file of a module whose docstrings were read: its package is found without importing it."""
-    top, *rest = module.split(".")
-    spec = find_spec(top)
-    assert spec is not None and spec.origin is not None  # its docstrings were read a moment ago
-    if not spec.submodule_search_locations:
-        return Path(spec.origin)
-    folder = Path(next(iter(spec.submodule_search_locations))).joinpath(*rest)
+def _file(library: str, module: str) -> Path:
+    """The file of a module whose docstrings were read."""
+    root, package = source_of(library)
+    if root.is_file():
+        return root
+    folder = root.joinpath(*module.split(".")[len(package) :])
     return folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")

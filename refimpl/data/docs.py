@@ -103,7 +103,7 @@ def split_of(module: str) -> str:
 def _read(library: str) -> tuple[Doc, ...]:
     if library == "topics":
         return tuple(Doc(library, f"topics.{name}", "", text) for name, text in topics().items())
-    root, package = _source(library)
+    root, package = source_of(library)
     found = []
     for path in [root] if root.is_file() else sorted(root.rglob("*.py"), key=lambda p: p.parts):
         parts = () if root.is_file() else path.relative_to(root).with_suffix("").parts
@@ -113,7 +113,7 @@ def _read(library: str) -> tuple[Doc, ...]:
     return tuple(found)
 
 
-def _source(library: str) -> tuple[Path, tuple[str, ...]]:
+def source_of(library: str) -> tuple[Path, tuple[str, ...]]:
     """Folder or file of a package's source, and the start of its modules' names."""
     if not isinstance(library, str):
         raise TypeError(f"libraries: got {type(library).__name__}; takes names of packages (str)")

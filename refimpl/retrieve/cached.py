@@ -52,11 +52,12 @@ def encode_cached(
         TypeError, ValueError: as `encode`.
     """
     check_choice("pooling", pooling, POOLINGS)
+    texts = texts if isinstance(texts, str) else list(texts)
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise TypeError("texts: got something that is no list of strings; takes a list of them")
-    texts = list(texts)
     place = Path(folder) if folder is not None else cache_folder()
-    key = _key(fingerprint(model, tokenizer, pooling=pooling, max_length=max_length), texts, normalize)
+    encoder = fingerprint(model, tokenizer, pooling=pooling, max_length=max_length)
+    key = _key([encoder, _rules(tokenizer), bool(normalize), _autocast(model)], texts)
     path = place / f"vectors-{key[:32]}.safetensors"
     found = _read(path, key)
     if found is None:
@@ -90,9 +91,22 @@ def cache_folder() -> Path:
     return base / "refimpl"
 
 
-def _key(encoder: str, texts: list[str], normalize: bool) -> str:
-    autocast = str(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else None
-    digest = hashlib.sha256(json.dumps([encoder, bool(normalize), autocast, len(texts)]).encode())
+def _rules(tokenizer: Any) -> str:
+    """What a tokenizer does before it looks into its vocabulary, such as lower-casing; not where it cuts texts off."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = {} if backend is None else json.loads(backend.to_str())
+    kept = {key: value for key, value in rules.items() if key not in ("truncation", "padding")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _autocast(model: nn.Module) -> str | None:
+    """The precision in which the model runs now, if not its own."""
+    device = next((p.device.type for p in model.parameters()), "cpu")
+    return str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
+
+
+def _key(options: list[Any], texts: list[str]) -> str:
+    digest = hashlib.sha256(json.dumps([*options, len(texts)]).encode())
     for text in texts:  # each hashed by itself: no two lists of texts have the same bytes
         digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
     return digest.hexdigest()

@@ -14,6 +14,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +83,34 @@ def read(folder: Path) -> tuple[dict[str, Any], np.ndarray, list[str | None], li
         except (FileNotFoundError, StoreError):
             index = None  # derived: built again
     return manifest, array, rows["ids"], rows["metadata"], index
+
+
+@contextmanager
+def one_writer(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system lets go with the process.
+
+    Raises:
+        StoreError: another writer has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.name != "posix":  # no lock there: what is written is compared with what was read, no more
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)  # the folder itself: no file more in it
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(
+                f"folder: {folder.name!r} is being written by another writer; open it again"
+            ) from None
+        except OSError:  # a file system without locks: as where there are none
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def write(

@@ -241,25 +241,28 @@ class LocalStore(Store):
             self._check_open()
             if self._folder is None or not self._dirty:
                 return
-            now = files.read_manifest(self._folder)
-            if (None if now is None else now["sha256"]) != self._saved:
-                raise StoreError(
-                    f"folder: {self._folder.name!r} was changed by another writer; open it again"
-                )
-            derived = not self._is_exact()  # an exact index is as fast made as read
-            if not derived and self._deleted():
-                self._fill(self._table.packed())
-            fields = {
-                "dim": self._dim,
-                "metric": self._metric,
-                "encoder": self._encoder,
-                "count": len(self._table.row),
-                "index": indexes.describe(self._config),
-                "built": indexes.describe(self._built),
-            }
-            table, payload = self._table, engines.dump(self._index) if derived else None
-            written = files.write(self._folder, fields, table.vectors, table.ids, table.metadata, payload)
-            self._saved, self._dirty = written["sha256"], False
+            with files.one_writer(self._folder):
+                self._write()
+
+    def _write(self) -> None:
+        assert self._folder is not None
+        now = files.read_manifest(self._folder)
+        if (None if now is None else now["sha256"]) != self._saved:
+            raise StoreError(f"folder: {self._folder.name!r} was changed by another writer; open it again")
+        derived = not self._is_exact()  # an exact index is as fast made as read
+        if not derived and self._deleted():
+            self._fill(self._table.packed())
+        fields = {
+            "dim": self._dim,
+            "metric": self._metric,
+            "encoder": self._encoder,
+            "count": len(self._table.row),
+            "index": indexes.describe(self._config),
+            "built": indexes.describe(self._built),
+        }
+        table, payload = self._table, engines.dump(self._index) if derived else None
+        written = files.write(self._folder, fields, table.vectors, table.ids, table.metadata, payload)
+        self._saved, self._dirty = written["sha256"], False
 
     def close(self) -> None:
         """See `Store.close`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 from urllib.request import url2pathname
@@ -66,9 +67,16 @@ def open_store(
     check_choice("metric", metric, METRICS)
     if encoder is not None and not isinstance(encoder, str):
         raise TypeError(f"encoder: got {type(encoder).__name__}; takes a string or None")
-    parts = urlsplit(url)
+    hidden = re.sub(r"://.*@", "://", url.partition("?")[0])  # up to the last @, escaped or not
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - read here, where the URL can be named
+    except ValueError:  # its text may quote a part of the password
+        raise ValueError(
+            "url: got one whose host or port cannot be read; takes '/', '?', '#', '@' in a password as %2F, %3F, %23, %40"
+        ) from None
     if parts.scheme not in SCHEMES or "://" not in url:
-        raise ValueError(f"url: got {url!r}; takes a URL that starts with {' or '.join(SCHEMES.values())}")
+        raise ValueError(f"url: got {hidden!r}; takes a URL that starts with {' or '.join(SCHEMES.values())}")
     if parts.scheme in REDIS:
         return _redis(parts, dim, metric, index, encoder)
     if parts.scheme == "milvus":
@@ -106,7 +114,9 @@ def _options(parts: SplitResult, **known: tuple[str, ...] | None) -> dict[str, s
     ]
     if wrong or parts.fragment:
         how = ", ".join(f"{key}={'|'.join(values or ('...',))}" for key, values in known.items())
-        raise ValueError(f"url: got {_shown(parts)!r}; takes behind the '?': {how}")
+        raise ValueError(
+            f"url: got {', '.join(map(repr, wrong)) or '#'} behind the host; takes behind the '?': {how}"
+        )
     return options
 
 
@@ -123,6 +133,12 @@ def _redis(parts: SplitResult, dim: int | None, metric: str, index: Any, encoder
 
     socket = {"db": None} if parts.scheme == "unix" else {}
     options = _options(parts, name=None, index=("local", "vset"), **socket)
+    if parts.scheme != "unix" and not re.fullmatch(r"/?" if "+" in parts.scheme else r"/?[0-9]*", parts.path):
+        raise ValueError(
+            f"url: got {parts.path!r} behind the host; takes the number of a database, none in a cluster"
+        )
+    if not re.fullmatch(r"[0-9]+", options.get("db", "0")):
+        raise ValueError(f"url: got db={options['db']!r}; takes the number of a database")
     name = options.pop("name", "refimpl")
     kind = VectorSetStore if options.pop("index", "local") == "vset" else RedisStore
     query = f"?{urlencode(options)}" if options else ""
@@ -155,12 +171,13 @@ def _milvus(parts: SplitResult, dim: int | None, metric: str, index: Any, encode
         path = url2pathname(parts.path)
         if not os.path.isabs(path) or not path.endswith(".db"):
             raise ValueError(
-                f"url: got {parts.geturl()!r}; takes an absolute file: 'milvus:///folder/file.db'"
+                f"url: got {_shown(parts)!r}; takes an absolute file: 'milvus:///folder/file.db'"
             )
         given: dict[str, Any] = {"uri": path}
     else:
         scheme = "https" if options.get("tls") == "true" else "http"
-        given = {"uri": f"{scheme}://{parts.hostname}:{parts.port or 19530}"}
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        given = {"uri": f"{scheme}://{host}:{parts.port or 19530}"}
         if parts.username is not None:
             given["token"] = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         if database := parts.path.strip("/"):

@@ -81,6 +81,10 @@ def check_ids(ids: Any, count: int | None = None) -> list[str]:
             raise TypeError(f"ids: got {type(name).__name__} at index {i}; takes strings")
         if not name:
             raise ValueError(f"ids: got an empty string at index {i}; takes non-empty strings")
+        if not _writable(name):
+            raise ValueError(
+                f"ids: got {name!r} at index {i}; takes what UTF-8 can write, no lone surrogates"
+            )
     if count is not None and len(names) != count:
         raise ValueError(f"ids: got {len(names)}; takes {count}, one for each vector")
     seen: set[str] = set()
@@ -89,6 +93,14 @@ def check_ids(ids: Any, count: int | None = None) -> list[str]:
             raise ValueError(f"ids: got {name!r} twice; takes each id once")
         seen.add(name)
     return names
+
+
+def _writable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_metadata(metadata: Sequence[Metadata | None] | None, count: int) -> list[Metadata]:
@@ -110,7 +122,10 @@ def check_metadata(metadata: Sequence[Metadata | None] | None, count: int) -> li
         if not isinstance(row, dict) or not all(isinstance(key, str) for key in row):
             raise TypeError(f"metadata: got {row!r} at index {i}; takes a dictionary with strings as keys")
         try:
-            rows.append(json.loads(json.dumps(row, allow_nan=False)))
+            text = json.dumps(row, allow_nan=False, ensure_ascii=False)
+            if not _writable(text):
+                raise TypeError("a lone surrogate")
+            rows.append(json.loads(text))
         except TypeError as error:
             raise TypeError(f"metadata: got {row!r} at index {i}; takes what JSON has ({error})") from None
         except ValueError:

@@ -80,7 +80,10 @@ class Remembered:
     def rows(self, table: Table, filter: Any) -> np.ndarray:
         """`Table.where` of a filter in the form of `refimpl.retrieve.filters`."""
         test = compile_filter(filter)
-        key = json.dumps(filter, sort_keys=True, default=lambda some: sorted(map(repr, some)))
+        try:
+            key = json.dumps(filter, sort_keys=True)
+        except TypeError:  # a set, or a mapping that is no dictionary: not remembered
+            return table.where(test)
         if key not in self._found:
             if len(self._found) >= FILTERS:
                 self._found.pop(next(iter(self._found)))

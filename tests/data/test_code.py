@@ -61,9 +61,9 @@ def test_bodies_by_hand(tmp_path, monkeypatch):
     """Without docstring and empty lines, from the left margin; a form feed is no line for `ast`."""
     file = tmp_path / "module.py"
     file.write_bytes(SOURCE.encode())
-    monkeypatch.setattr(code, "_file", lambda module: file)
+    monkeypatch.setattr(code, "_file", lambda library, module: file)
     code._bodies.cache_clear()
-    assert code._bodies("made.up") == {
+    assert code._bodies("made", "made.up") == {
         "Thing.plain": (
             "# why\nx = a + b\nreturn str(x)  # done",
             "plain(self, a, b=2, *, key: int=3) -> str",
@@ -79,9 +79,9 @@ def test_every_line_ending_gives_the_same(tmp_path, monkeypatch):
     for ending in ("\n", "\r\n", "\r"):
         file = tmp_path / "module.py"
         file.write_bytes(SOURCE.replace("\n", ending).encode())
-        monkeypatch.setattr(code, "_file", lambda module: file)  # noqa: B023
+        monkeypatch.setattr(code, "_file", lambda library, module: file)  # noqa: B023
         code._bodies.cache_clear()
-        found.append(code._bodies("made.up"))
+        found.append(code._bodies("made", "made.up"))
     code._bodies.cache_clear()
     assert found[0] == found[1] == found[2]
 
@@ -136,11 +136,20 @@ def test_limits_are_nested_and_in_order():
 
 
 def test_modules_that_are_one_file():
-    assert code._file("typing_extensions").name == "typing_extensions.py"
-    assert code._file("numpy.linalg").parts[-2:] == ("linalg", "__init__.py")
-    assert code._file("numpy.linalg._linalg").name == "_linalg.py"
+    assert code._file("typing_extensions", "typing_extensions").name == "typing_extensions.py"
+    assert code._file("numpy", "numpy.linalg").parts[-2:] == ("linalg", "__init__.py")
+    assert code._file("numpy", "numpy.linalg._linalg").name == "_linalg.py"
 
 
 @pytest.mark.parametrize("library", ["numpy", "matplotlib"])
 def test_all_libraries_have_some(library):
     assert len(functions(None, library)) > 100
+
+
+def test_frozen_modules_have_files_too():
+    """`os` and the like: the interpreter says "frozen" of where they come from."""
+    found = functions(libraries="stdlib")
+    assert {"os", "posixpath", "abc"} & {f.module for f in found} and all(
+        f.code and f.signature for f in found
+    )
+    assert code._file("stdlib", "os").name == "os.py"

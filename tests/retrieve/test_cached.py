@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -60,6 +62,28 @@ def test_what_changes_the_numbers_changes_the_name(tiny_bert, tmp_path, calls):
     assert len(calls) == 8
     run(batch_size=1)
     assert len(calls) == 8
+
+
+def test_a_generator_is_read_once_and_rules_of_a_tokenizer_count(tiny_bert, tmp_path, calls):
+    found = encode_cached(tiny_bert, WordTokenizer(), (text for text in TEXTS), folder=tmp_path)
+    assert torch.equal(found, encode(tiny_bert, WordTokenizer(), TEXTS))
+
+    class Backend:
+        def __init__(self, **rules):
+            self.rules = rules
+
+        def to_str(self):
+            return json.dumps(self.rules)
+
+    for rules, made in (
+        ({"normalizer": "lower", "truncation": None}, 2),
+        ({"normalizer": "lower", "truncation": {"max_length": 3}}, 2),
+        ({"normalizer": None}, 3),
+    ):
+        tokenizer = WordTokenizer()
+        tokenizer.backend_tokenizer = Backend(**rules)
+        encode_cached(tiny_bert, tokenizer, TEXTS, folder=tmp_path)
+        assert len(calls) == made
 
 
 @pytest.mark.parametrize("place", [0, 60, -1])

@@ -6,6 +6,7 @@ import os
 import threading
 import uuid
 from contextlib import ExitStack
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -305,6 +306,8 @@ BAD_INPUT = [
     (lambda s: s.upsert(["a", ""], GOOD), ValueError, "ids: got an empty string at index 1"),
     (lambda s: s.upsert(["a", "a"], GOOD), ValueError, "ids: got 'a' twice"),
     (lambda s: s.upsert(["a"], GOOD), ValueError, "ids: got 1; takes 2"),
+    (lambda s: s.upsert(["a", "\udcff"], GOOD), ValueError, "index 1; takes what UTF-8 can write"),
+    (lambda s: s.upsert(["a", "b"], GOOD, [{}, {"x": "\udcff"}]), TypeError, "a lone surrogate"),
     (lambda s: s.upsert(["a", "b"], GOOD, [{}]), ValueError, "metadata: got 1; takes 2"),
     (lambda s: s.upsert(["a", "b"], GOOD, {"a": {}}), TypeError, "metadata: got dict"),
     (lambda s: s.upsert(["a", "b"], GOOD, "ab"), TypeError, "metadata: got str"),
@@ -421,6 +424,15 @@ def test_a_filter_means_the_same_everywhere(make):
             assert got == {f"r{i}" for i, row in enumerate(metadata) if test(row)}, filter
             assert store.delete(filter=filter) == len(got)
             assert store.count() == count - len(got)
+
+
+def test_filters_that_look_alike_are_not_mixed_up(make):
+    with make() as store:
+        store.upsert(names(3), vectors(3), [{"x": 1}, {"x": "1"}, {"x": True}])
+        for value, wanted in (({1}, "r0"), (["1"], "r1"), ({"1"}, "r1"), ((1,), "r0"), ([True], "r2")):
+            assert [h.id for h in store.search(vectors(1), filter={"x": {"$in": value}})[0]] == [wanted]
+        assert [h.id for h in store.search(vectors(1), filter=MappingProxyType({"x": 1}))[0]] == ["r0"]
+        assert [h.id for h in store.search(vectors(1), filter=MappingProxyType({"x": "1"}))[0]] == ["r1"]
 
 
 def test_ids_of_any_kind(make):

@@ -448,3 +448,30 @@ def test_an_old_file_may_be_gone_already(tmp_path, monkeypatch):
     monkeypatch.undo()
     with open_store(tmp_path.as_uri()) as store:
         assert store.count() == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no lock of a folder there")
+def test_two_writers_at_once_lose_nothing(tmp_path, monkeypatch):
+    """While one writes its files another one flushes: it is refused, and removes nothing."""
+    with open_store(tmp_path.as_uri(), DIM) as store:
+        store.upsert(names(2), vectors(2))
+    one, two = (open_store(tmp_path.as_uri()) for _ in range(2))
+    one.upsert(["one"], vectors(1))
+    two.upsert(["two"], vectors(1))
+    real, refused = files.replace_file, []
+
+    def meanwhile(path, payload):
+        real(path, payload)
+        if path.name.startswith("rows") and not refused:
+            with pytest.raises(StoreError, match="is being written by another writer") as caught:
+                two.flush()
+            refused.append(caught)
+
+    monkeypatch.setattr(files, "replace_file", meanwhile)
+    one.flush()
+    assert refused
+    with pytest.raises(StoreError, match="was changed by another writer"):
+        two.flush()
+    two.abandon()
+    with open_store(tmp_path.as_uri()) as store:
+        assert store.count() == 3 and store.get(["one"])[0] is not None

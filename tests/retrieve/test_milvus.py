@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from refimpl.retrieve import HNSW, IVF, StoreError, open_store
+from refimpl.retrieve.servers import collection, milvus
 from tests.retrieve.servers import needs_milvus, own_milvus
 from tests.retrieve.test_contract import names
 
@@ -106,6 +107,7 @@ def test_bad_urls_and_ids(url):
     for bad, text in (
         ("milvus:///relative", "takes an absolute file"),
         (f"{url}?name=a-b", "letters, digits"),
+        (f"{url}?name=docs_manifest", "no '_manifest' at the end"),
         (f"{url}?named=x", "name=..., tls=true|false"),
         (f"{url}?tls=maybe", "name=..., tls=true|false"),
         (f"{url}?", None),
@@ -119,6 +121,44 @@ def test_bad_urls_and_ids(url):
         with pytest.raises(ValueError, match="ids: got one of 65536 bytes"):
             store.upsert(["ok", "x" * 65536], vectors(2))
         assert store.count() == 0
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_lengths_that_milvus_cannot_square_are_refused(url, size):
+    with open_store(url, DIM) as store:
+        rows = vectors(3)
+        rows[1] *= size
+        with pytest.raises(ValueError, match="vectors: got one of extreme length in row 1"):
+            store.upsert(names(3), rows)
+        assert store.count() == 0
+        store.upsert(names(3), vectors(3) * np.float32(1e12))
+        assert [h[0].id for h in store.search(vectors(3), k=1)] == names(3)
+
+
+def test_rows_of_another_dimension_than_the_manifest_says(url):
+    """As when two processes make the store at once, or one is killed between its two collections."""
+    with open_store(url, DIM) as store:
+        store._client.drop_collection("refimpl")
+        collection._make(store._client, "refimpl", DIM + 1, {"index_type": "FLAT"}, "another")
+        store.abandon()
+    with pytest.raises(StoreError, match=f"dim: got {DIM}; this store was made with {DIM + 1}"):
+        open_store(url, DIM)
+
+
+def test_the_address_of_a_server(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(milvus, "MilvusStore", lambda url, options, *rest: seen.update(options, url=url))
+    for url, options in (
+        ("milvus://[::1]:19531", {"uri": "http://[::1]:19531"}),
+        ("milvus://host?tls=true", {"uri": "https://host:19530"}),
+        (
+            "milvus://me:p%40ss@host:1/base?name=x",
+            {"uri": "http://host:1", "token": "me:p@ss", "db_name": "base"},
+        ),
+    ):
+        seen.clear()
+        open_store(url, DIM)
+        assert {key: seen[key] for key in options} == options and "p%40ss" not in seen["url"]
 
 
 WRITER = """

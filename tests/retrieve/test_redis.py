@@ -120,6 +120,85 @@ def test_a_reader_that_slept_through_the_whole_stream_reads_all_again(server, cl
         }
 
 
+def test_a_load_that_is_interrupted_is_done_again(server, client, monkeypatch):
+    monkeypatch.setattr(base, "REMEMBERED", 20)
+    with opened(server) as writer, opened(server) as reader:
+        for start in range(0, 3000, 20):
+            writer.upsert(names(20, start), vectors(20, seed=start))
+        real, calls = reader._fetch, []
+
+        def breaks(ids):
+            calls.append(1)
+            if len(calls) == 2:
+                raise redis_module().ConnectionError("for the test")
+            real(ids)
+
+        client.delete("refimpl:t:changes")
+        client.xadd("refimpl:t:changes", {"ids": "[]"})
+        monkeypatch.setattr(reader, "_fetch", breaks)
+        with pytest.raises(StoreError, match="not reachable"):
+            reader.count()
+        assert reader.count() == 3000
+
+
+def test_ids_that_the_server_names_twice_are_read_once(server, client, monkeypatch):
+    """SSCAN may, while the set shrinks."""
+    with opened(server) as store:
+        store.upsert(names(5), vectors(5))
+        real = store._redis.sscan_iter
+        monkeypatch.setattr(store._redis, "sscan_iter", lambda *a, **o: [*real(*a, **o), b"r3", b"r0"])
+        assert sorted(name for part in store._names() for name in part) == [b"r0", b"r1", b"r2", b"r3", b"r4"]
+
+
+def test_a_wrong_index_leaves_nothing_in_the_server(server, client):
+    with pytest.raises(ValueError, match="index: got 'nonsense'"):
+        opened(server, index="nonsense")
+    assert client.keys("*") == []
+
+
+def test_what_is_gone_is_not_written(server, client):
+    with opened(server) as store:
+        client.flushall()
+        for call in (lambda: store.upsert(["a"], vectors(1)), lambda: store.delete(["a"])):
+            with pytest.raises(StoreError, match="gone from the server"):
+                call()
+        assert client.keys("*") == []
+
+
+def test_a_wrong_password_is_a_refusal_and_an_error_shows_no_vectors(server, client):
+    client.config_set("requirepass", "right")
+    try:
+        with pytest.raises(StoreError, match="the server refused"):
+            open_store(f"{server.url}?name=t", dim=DIM)
+    finally:
+        client.config_set("requirepass", "")
+    with opened(server) as store:
+        client.set("refimpl:t:ids", "no set")
+        with pytest.raises(StoreError) as caught:
+            store.upsert(["a"], vectors(1))
+        assert "WRONGTYPE" in str(caught.value) and "HSET" not in str(caught.value)
+
+
+def test_a_snapshot_in_progress_is_waited_for(server, client, monkeypatch):
+    with opened(server) as store:
+        store.upsert(names(3), vectors(3))
+        real, calls = store._redis.save, []
+
+        def busy():
+            calls.append(1)
+            if len(calls) < 3:
+                raise redis_module().ResponseError("Background save already in progress")
+            return real()
+
+        monkeypatch.setattr(store._redis, "save", busy)
+        store.flush()
+        assert len(calls) == 3
+        monkeypatch.setattr(base, "SAVING", 0.0)
+        calls.clear()
+        with pytest.raises(StoreError, match="in progress"):
+            store.flush()
+
+
 def test_altered_rows_and_lost_stores_are_noticed(server, client):
     with opened(server) as store:
         store.upsert(names(2), vectors(2))
@@ -150,6 +229,11 @@ def test_altered_rows_and_lost_stores_are_noticed(server, client):
         ("redis://localhost/0?db=1", "name=..."),
         ("redis://localhost/0#x", "name=..."),
         ("redis//localhost", "takes a URL that starts with"),
+        ("redis://localhost/docs", "takes the number of a database"),
+        ("redis://localhost/1/2", "takes the number of a database"),
+        ("redis+cluster://localhost/3", "none in a cluster"),
+        ("unix:///some.sock?db=x", "takes the number of a database"),
+        ("redis://localhost:x/0", "host or port cannot be read"),
     ],
 )
 def test_bad_urls(url, text):
@@ -157,6 +241,24 @@ def test_bad_urls(url, text):
         open_store(url, dim=2)
     with pytest.raises(StoreError, match="not reachable"):
         open_store("unix:///nowhere/redis.sock", dim=2)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://user:secret@host:19530",
+        "redis://h/0?password=secret",
+        "milvus://user:secret@:19530/db",
+        "redis://:pa#secret@h",
+        "redis://:secret/x@h",
+        "redis://user:secret@h/0?nam=x",
+        "mem://user:secret@h",
+    ],
+)
+def test_no_error_shows_a_password(url):
+    with pytest.raises(ValueError) as caught:
+        open_store(url, dim=2)
+    assert "secret" not in str(caught.value) and "pa#" not in str(caught.value)
 
 
 def test_no_dimension_for_a_new_store(server, client):

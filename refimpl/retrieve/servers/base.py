@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,11 +25,12 @@ import numpy as np
 from refimpl.retrieve.filters import compile_filter
 from refimpl.retrieve.manifest import check_manifest
 from refimpl.retrieve.rows import Metadata, check_dim, check_ids, check_metadata, check_vectors
-from refimpl.retrieve.servers.client import server_errors
+from refimpl.retrieve.servers.client import redis_module, server_errors
 from refimpl.retrieve.servers.scan import Batch
 from refimpl.retrieve.store import Store, StoreError, Vectors
 
 FORMAT = "refimpl-redis-1"
+SAVING = 300.0  # seconds that another snapshot may take
 BATCH = 1000  # rows a transaction or a fetch: 1.5 MB of 384 dimensions
 REMEMBERED = 10_000  # changes in the stream; a store that slept through more reads all rows again
 
@@ -43,6 +45,9 @@ class RedisBase(Store):
         prefix: of all its keys.
         node: the client of the server that has these keys, where ``client`` is a cluster's.
     """
+
+    _writes_vset = False
+    _made: dict[str, Any] | None = None  # the index that the server keeps, of a vector set
 
     def __init__(
         self,
@@ -74,6 +79,8 @@ class RedisBase(Store):
             if dim is None:
                 raise ValueError("dim: got None; takes the numbers a vector, as there is no store yet")
             fields = {"format": FORMAT, "dim": dim, "metric": metric, "encoder": encoder}
+            if self._made is not None:
+                fields["vset"] = self._made
             with self._redis.pipeline(transaction=True) as batch:
                 batch.set(key, json.dumps(fields), nx=True)
                 # never empty: the last entry that a store has seen tells whether it missed any
@@ -85,6 +92,12 @@ class RedisBase(Store):
         except (ValueError, TypeError) as error:
             raise StoreError(f"name: {self._name!r} has no readable manifest ({error})") from error
         check_manifest(found, FORMAT, dim, metric, encoder)
+        made = found.get("vset")
+        if self._made is not None and made is None:
+            raise StoreError(
+                "url: got index=vset; this store was made with index=local, and its rows are in no vector set"
+            )
+        self._made = made
         if encoder is not None and found["encoder"] is None:  # the first to say it decides
             found["encoder"] = encoder
             self._redis.set(key, json.dumps(found))
@@ -100,6 +113,7 @@ class RedisBase(Store):
         names = check_ids(ids, len(rows))
         extra = check_metadata(metadata, len(rows))
         with self._lock, self._open():
+            self._check_writer()
             for start in range(0, len(names), BATCH):
                 part = names[start : start + BATCH]
                 with self._redis.pipeline(transaction=True) as batch:
@@ -119,6 +133,7 @@ class RedisBase(Store):
         if filter is not None:
             compile_filter(filter)
         with self._lock, self._open():
+            self._check_writer()
             if filter is not None:
                 names = self._matching(filter)
             names = names or []
@@ -133,6 +148,20 @@ class RedisBase(Store):
                     self._also_delete(batch, part)
                     removed += sum(batch.execute()[: len(part)])
             return removed
+
+    def _check_writer(self) -> None:
+        """Nothing is written into what is no store any more, nor past a vector set."""
+        self._check_there()
+        if self._made is not None and not self._writes_vset:
+            raise StoreError(
+                "url: got index=local; this store was made with index=vset, and is written with it only"
+            )
+
+    def _check_there(self) -> None:
+        if not self._redis.exists(self._key + b"manifest"):
+            raise StoreError(
+                f"name: the store {self._name!r} is gone from the server; open it again to make it"
+            )
 
     def _note(self, batch: Any, names: list[str]) -> None:
         batch.xadd(self._key + b"changes", {"ids": json.dumps(names)}, maxlen=REMEMBERED, approximate=True)
@@ -152,7 +181,11 @@ class RedisBase(Store):
     def _names(self) -> Iterator[list[bytes]]:
         """All ids, in batches; one that is written or deleted meanwhile may be among them or not."""
         names: list[bytes] = []
+        given: set[bytes] = set()  # a set that shrinks meanwhile gives some twice
         for name in self._redis.sscan_iter(self._key + b"ids", count=BATCH):
+            if name in given:
+                continue
+            given.add(name)
             names.append(name)
             if len(names) == BATCH:
                 yield names
@@ -199,7 +232,15 @@ class RedisBase(Store):
             server = self._node()
             options = server.config_get("append*")
             if options["appendonly"] != "yes":
-                server.save()
+                end = time.monotonic() + SAVING
+                while True:
+                    try:
+                        server.save()
+                        break
+                    except redis_module().ResponseError as error:  # a snapshot that began before these writes
+                        if "in progress" not in str(error) or time.monotonic() > end:
+                            raise
+                    time.sleep(0.05)
             elif options["appendfsync"] != "always":
                 server.config_set("appendfsync", "always")
                 try:

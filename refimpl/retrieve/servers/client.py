@@ -15,10 +15,14 @@ def server_errors() -> Iterator[None]:
     errors = redis_module().exceptions
     try:
         yield
+    except (errors.AuthenticationError, errors.AuthorizationError) as error:  # of the class ConnectionError
+        raise StoreError(f"redis: the server refused ({error})") from error
     except (errors.ConnectionError, errors.TimeoutError, errors.RedisClusterException) as error:
         raise StoreError(f"redis: not reachable ({error}); what was acknowledged is kept there") from error
     except errors.RedisError as error:
-        raise StoreError(f"redis: the server refused ({error})") from error
+        # of a pipeline the message begins with the command, vectors and all
+        cause = str(error).rpartition("caused error: ")[2]
+        raise StoreError(f"redis: the server refused ({cause})") from error
 
 
 def has_vector_sets(client: Any, key: str | bytes = "none") -> bool:

@@ -56,9 +56,14 @@ class ClusterStore(Store):
                 tags = self._tags(client, dim)
             for tag in tags:
                 prefix = f"refimpl:{{{tag}}}:"
-                part = connect()
+                with server_errors():
+                    part = connect()
                 where = (lambda c, p: lambda: c.get_redis_connection(c.get_node_from_key(p)))(part, prefix)
-                shard = kind(part, url, name, prefix, dim, metric, index, encoder, where)  # type: ignore[call-arg, arg-type]
+                try:
+                    shard = kind(part, url, name, prefix, dim, metric, index, encoder, where)  # type: ignore[call-arg, arg-type]
+                except BaseException:
+                    part.close()
+                    raise
                 self._shards.append(shard)
         except BaseException:
             self.abandon()

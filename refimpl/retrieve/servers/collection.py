@@ -7,6 +7,7 @@ from typing import Any
 from refimpl.retrieve import index as indexes
 from refimpl.retrieve.manifest import check_manifest
 from refimpl.retrieve.servers.client import milvus_module
+from refimpl.retrieve.store import StoreError
 
 FORMAT = "refimpl-milvus-1"
 LONGEST = 65535  # bytes of an id
@@ -44,6 +45,10 @@ def open_collection(
         found["index"] = indexes.describe(config)
     parameters, _ = translate(indexes.from_description(found["index"]))
     _make(client, name, found["dim"], parameters, f"rows of {name}")
+    fields = client.describe_collection(name)["fields"]
+    there = int(next(field["params"]["dim"] for field in fields if field["name"] == "vector"))
+    if there != found["dim"]:  # another process was quicker
+        raise StoreError(f"dim: got {found['dim']}; this store was made with {there}")
     if before is not None and translate(indexes.from_description(before["index"]))[0] != parameters:
         client.release_collection(name)
         client.drop_index(name, "vector")

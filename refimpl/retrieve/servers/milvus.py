@@ -48,8 +48,10 @@ class MilvusStore(Store):
     ) -> None:
         config = None if index is None else indexes.check_index(index)
         translate(config or indexes.Auto())
-        if not (name.isidentifier() and name.isascii()):
-            raise ValueError(f"url: got name {name!r}; Milvus takes letters, digits and '_'")
+        if not (name.isidentifier() and name.isascii()) or name.endswith("_manifest"):
+            raise ValueError(
+                f"url: got name {name!r}; Milvus takes letters, digits and '_', no '_manifest' at the end"
+            )
         dim = None if dim is None else check_dim(dim)
         self._lock = threading.RLock()
         self._closed = False
@@ -74,6 +76,13 @@ class MilvusStore(Store):
         rows = check_vectors(vectors, self._dim)
         names = check_ids(ids, len(rows))
         extra = check_metadata(metadata, len(rows))
+        with np.errstate(over="ignore", under="ignore"):
+            squares = np.einsum("nd,nd->n", rows, rows)
+        wrong = np.flatnonzero(~((squares > 1e-30) & (squares < 1e30)))
+        if len(wrong):  # Milvus squares in float32
+            raise ValueError(
+                f"vectors: got one of extreme length in row {wrong[0]}; Milvus takes 1e-15 to 1e15"
+            )
         for name in names:
             if len(name.encode()) > LONGEST:
                 raise ValueError(f"ids: got one of {len(name.encode())} bytes; Milvus takes {LONGEST}")

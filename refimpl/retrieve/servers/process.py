@@ -12,6 +12,7 @@ import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 from refimpl.retrieve.servers.client import redis_module
 from refimpl.retrieve.store import StoreError
@@ -46,8 +47,9 @@ class RedisServer:
         if folder is None:  # a socket's path has 108 bytes at most: not below a deep working folder
             self._temporary = tempfile.TemporaryDirectory(prefix="redis-")
             folder = self._temporary.name
-        self.folder = Path(folder)
-        self.url = f"unix://{self.folder / 'redis.sock'}"
+        self.folder = Path(folder).absolute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.url = f"unix://{quote(str(self.folder / 'redis.sock'))}"
         try:
             self.start()
         except BaseException:
@@ -76,7 +78,7 @@ class RedisServer:
                 except redis.RedisError:
                     if self._process.poll() is not None:
                         raise StoreError(
-                            f"options: the server ended with status {self._process.returncode}; got {self._options}"
+                            f"options, folder: the server ended with status {self._process.returncode}; got {self._options}, {str(self.folder)!r}"
                         ) from None
                     if time.monotonic() > end:
                         self.kill()

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from refimpl.checks import check_int
+from refimpl.retrieve import engines
+from refimpl.retrieve import index as indexes
 from refimpl.retrieve.filters import compile_filter
 from refimpl.retrieve.local import LocalStore
 from refimpl.retrieve.rows import check_ids, check_vectors
@@ -34,22 +36,25 @@ class RedisStore(RedisBase):
         encoder: str | None,
         node: Callable[[], Any] | None = None,
     ) -> None:
+        engines.faiss()  # what is wrong here is said before the server keeps a manifest
+        self._index = None if index is None else indexes.check_index(index)
+        if isinstance(self._index, indexes.HNSW) and self._index.library == "hnswlib":
+            engines.hnswlib()
         super().__init__(client, url, name, prefix, dim, metric, encoder, node)
-        self._index = index
         with server_errors():
             self._load()
 
     def _load(self) -> None:
         """All rows, and the change that they hold at least."""
+        self._check_there()
         newest = self._redis.xrevrange(self._key + b"changes", count=1)
-        if not newest or not self._redis.exists(self._key + b"manifest"):
-            raise StoreError(
-                f"name: the store {self._name!r} is gone from the server; open it again to make it"
-            )
-        self._seen: bytes = newest[0][0]
+        if not newest:
+            raise StoreError(f"name: the store {self._name!r} has lost its changes: it was altered")
+        self._seen = b"0-0"  # no change has this id: a load that is interrupted is done again
         self._local = LocalStore(None, self._dim, self._metric, self._index, self._encoder)
         for names in self._names():
             self._fetch(names)
+        self._seen = newest[0][0]
 
     def _follow(self) -> None:
         """Bring the local rows up to the last acknowledged change."""

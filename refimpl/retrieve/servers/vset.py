@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,14 @@ from refimpl.retrieve.servers.scan import Batch, best_of
 from refimpl.retrieve.store import Hit, Item, StoreError, Vectors
 
 DEFAULT = indexes.HNSW(m=16, ef_construction=200, ef_search=256)
+LEAST_LINKS = 4
 QUERIES = 100  # a round trip
 
 
 class VectorSetStore(RedisBase):
     """Rows in Redis, and a vector set over them in the same transactions."""
+
+    _writes_vset = True
 
     def __init__(
         self,
@@ -49,13 +53,16 @@ class VectorSetStore(RedisBase):
         config = DEFAULT if index is None else indexes.check_index(index)
         if not isinstance(config, indexes.HNSW):
             raise ValueError(f"index: got {config!r}; a vector set takes HNSW, with its numbers")
-        self._config = config
+        if config.m < LEAST_LINKS:
+            raise ValueError(f"index: got m={config.m}; a vector set takes {LEAST_LINKS} at least")
+        self._made = indexes.describe(config)
         with server_errors():
             if not has_vector_sets(client, prefix):
                 raise StoreError(
                     "url: got index=vset, and this server has no vector sets (Redis 8 has); use index=local"
                 )
         super().__init__(client, url, name, prefix, dim, metric, encoder, node)
+        self._config = replace(config, m=self._made["m"])  # the first one's: the server refuses another
         self._set = self._key + b"vset"
 
     # -- writing -------------------------------------------------------------------------------------
@@ -144,10 +151,7 @@ class VectorSetStore(RedisBase):
         return [found.get(name) for name in asked]
 
     def _count(self) -> int:
-        if not self._redis.exists(self._key + b"manifest"):
-            raise StoreError(
-                f"name: the store {self._name!r} is gone from the server; open it again to make it"
-            )
+        self._check_there()
         return int(self._redis.scard(self._key + b"ids"))
 
     def count(self) -> int:
