@@ -14,7 +14,6 @@ import hashlib
 import heapq
 import json
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
 from typing import Any
 
 from refimpl.checks import check_int
@@ -23,6 +22,8 @@ from refimpl.retrieve.rows import Metadata, check_dim, check_ids, check_metadata
 from refimpl.retrieve.servers.base import RedisBase
 from refimpl.retrieve.servers.client import server_errors
 from refimpl.retrieve.store import Hit, Item, Store, StoreError, Vectors
+
+TRIES = 100_000  # tags, until each node that owns a slot has one; of 16,384 slots
 
 
 class ClusterStore(Store):
@@ -78,10 +79,14 @@ class ClusterStore(Store):
         if payload is None:
             if dim is None:
                 raise ValueError("dim: got None; takes the numbers a vector, as there is no store yet")
-            tags = []
-            for node in sorted(client.get_primaries(), key=lambda node: node.name):
-                names = (f"{self._name}/{i}" for i in count())
-                tags.append(next(n for n in names if client.get_node_from_key(f"{{{n}}}").name == node.name))
+            # a primary that owns no slots, as one that was just added, can have no shard
+            owners = {nodes[0].name for nodes in client.nodes_manager.slots_cache.values()}
+            found_at: dict[str, str] = {}
+            for tag in (f"{self._name}/{i}" for i in range(TRIES)):
+                found_at.setdefault(client.get_node_from_key(f"{{{tag}}}").name, tag)
+                if len(found_at) == len(owners):
+                    break
+            tags = [found_at[node] for node in sorted(found_at)]
             client.set(key, json.dumps(tags), nx=True)
             payload = client.get(key)
         try:
