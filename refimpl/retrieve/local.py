@@ -18,7 +18,6 @@ from refimpl.retrieve.store import Hit, Item, Store, StoreError, Vectors
 from refimpl.retrieve.table import Remembered, Table, hit
 
 MOST_DELETED = 0.25  # of the rows; beyond that they are dropped and the index is built anew
-LEAST_SQUARE = 1e-20  # below it, and above its inverse, float32 would lose digits of a length
 LEAST_KEPT = 0.5  # a filter that keeps no more than this of the rows goes to the exact scan
 
 
@@ -150,7 +149,7 @@ class LocalStore(Store):
                     short = (rows < 0).any(1)
                     scores[short], rows[short] = self._scan(queries[short], k + spare, mask)
                 if rounded:
-                    scores, rows = self._scored(queries, rows, k)
+                    scores, rows = self._table.best(queries, rows, k)
             return self._hits(scores, rows)
 
     def _hits(self, scores: np.ndarray, rows: np.ndarray) -> list[list[Hit]]:
@@ -160,18 +159,6 @@ class LocalStore(Store):
             [hit(str(ids[row]), score, metadata[row].copy()) for score, row in zip(some, where, strict=True)]
             for some, where in zip(values, rows.tolist(), strict=True)
         ]
-
-    def _scored(self, queries: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The cosines of ``[Q, r]`` rows that were found by rounded ones, the k best first."""
-        found = self._table.vectors[rows]  # (Q, r, D)
-        squares = np.einsum("qrd,qrd->qr", found, found)
-        if squares.min() < LEAST_SQUARE or squares.max() > 1 / LEAST_SQUARE:  # hardly ever seen; costs more
-            found = unit(found.reshape(-1, self._dim)).reshape(found.shape)
-            squares = np.ones_like(squares)
-        scores = (found @ queries[:, :, None])[:, :, 0] / np.sqrt(squares)  # (Q, r, D) @ (Q, D, 1)
-        own = np.arange(len(rows))[:, None]
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return scores[own, order], rows[own, order]
 
     def _scan(self, queries: np.ndarray, k: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         index = self._index

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from refimpl.retrieve.filters import compile_filter
-from refimpl.retrieve.rows import Metadata
+from refimpl.retrieve.rows import Metadata, unit
 from refimpl.retrieve.store import Hit
 
+LEAST_SQUARE = 1e-20  # below it, and above its inverse, float32 would lose digits of a length
 FILTERS = 16  # filters whose rows are remembered until the next change
 
 
@@ -64,6 +65,18 @@ class Table:
         """``[rows]``, True where a row is not deleted and ``test`` holds of its metadata."""
         found = [bool(alive) and test(row) for alive, row in zip(self.alive, self.metadata, strict=True)]
         return np.array(found, dtype=bool)
+
+    def best(self, queries: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The cosines of queries of length one with rows ``[Q, r]`` that were found by rounded ones, the k best first."""
+        found = self.vectors[rows]  # (Q, r, D)
+        squares = np.einsum("qrd,qrd->qr", found, found)
+        if squares.min() < LEAST_SQUARE or squares.max() > 1 / LEAST_SQUARE:  # hardly ever seen; costs more
+            found = unit(found.reshape(-1, found.shape[-1])).reshape(found.shape)
+            squares = np.ones_like(squares)
+        scores = (found @ queries[:, :, None])[:, :, 0] / np.sqrt(squares)  # (Q, r, D) @ (Q, D, 1)
+        own = np.arange(len(rows))[:, None]
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return scores[own, order], rows[own, order]
 
     def packed(self) -> Table:
         """The same without the deleted rows, in the same order."""

@@ -251,7 +251,7 @@ def test_bad_urls(url, text):
         "milvus://user:secret@:19530/db",
         "redis://:pa#secret@h",
         "redis://:secret/x@h",
-        "redis://user:secret@h/0?nam=x",
+        "redis://user:secret@h/0?named=x",
         "mem://user:secret@h",
     ],
 )
