@@ -30,7 +30,7 @@ from refimpl.retrieve.store import Hit, Item, Store, StoreError, Vectors
 BATCH = 1000  # rows a call: a message has 64 MB at most
 MOST_HITS = 16384  # that a Milvus server gives for one query
 NOT_LOADED = 101  # the code of an error of Milvus
-TIMEOUT = 10.0  # seconds until a server that does not answer is given up
+TIMEOUT = 30.0  # seconds until a server that does not answer is given up
 
 
 class MilvusStore(Store):
