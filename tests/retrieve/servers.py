@@ -91,14 +91,19 @@ def free_ports(count: int) -> list[int]:
 
 
 def cluster_ports() -> list[int]:
-    """Three free ports whose cluster buses, 10,000 above, are ports too."""
-    while True:
-        ports = free_ports(3)
-        if max(ports) < 55_000:
-            return ports
-        low = [port - 10_000 for port in ports]  # of the ephemeral range, which is all free_ports gives
-        if min(low) > 1024:
-            return low
+    """Three free ports whose cluster buses, 10,000 above, are free too."""
+
+    start = 20_000 + os.getpid() % 10_000  # test processes beside one another look in different places
+    return [port for port in range(start, start + 1000) if _is_free(port) and _is_free(port + 10_000)][:3]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as one:
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 @contextmanager
@@ -167,3 +172,17 @@ def own_milvus() -> Iterator[MilvusServer]:
             yield server
         finally:
             server.kill()
+
+
+# a process that writes rows 3 at a time and says so, until it is killed: python -c WRITER URL
+WRITER = """
+import sys, numpy as np
+from refimpl.retrieve import open_store
+store = open_store(sys.argv[1], dim=8)
+step = 0
+while True:
+    rows = np.full((3, 8), step + 1, dtype="f4")
+    store.upsert([f"{step}-{i}" for i in range(3)], rows, [{"step": step}] * 3)
+    print(step, flush=True)  # acknowledged
+    step += 1
+"""

@@ -12,7 +12,7 @@ import pytest
 
 from refimpl.retrieve import HNSW, IVF, StoreError, open_store
 from refimpl.retrieve.servers import collection, milvus
-from tests.retrieve.servers import needs_milvus, own_milvus
+from tests.retrieve.servers import WRITER, needs_milvus, own_milvus
 from tests.retrieve.test_contract import names
 
 pytestmark = needs_milvus
@@ -159,19 +159,6 @@ def test_the_address_of_a_server(monkeypatch):
         seen.clear()
         open_store(url, DIM)
         assert {key: seen[key] for key in options} == options and "p%40ss" not in seen["url"]
-
-
-WRITER = """
-import sys, numpy as np
-from refimpl.retrieve import open_store
-store = open_store(sys.argv[1], dim=8)
-step = 0
-while True:
-    rows = np.full((3, 8), step + 1, dtype="f4")
-    store.upsert([f"{step}-{i}" for i in range(3)], rows, [{"step": step}] * 3)
-    print(step, flush=True)  # acknowledged
-    step += 1
-"""
 
 
 def test_a_writer_that_is_killed_loses_nothing_acknowledged(url):

@@ -15,7 +15,7 @@ import pytest
 from refimpl.retrieve import StoreError, open_store
 from refimpl.retrieve.servers import base
 from refimpl.retrieve.servers.client import redis_module
-from tests.retrieve.servers import needs_redis, own_server
+from tests.retrieve.servers import WRITER, needs_redis, own_server
 
 pytestmark = needs_redis
 DIM = 8
@@ -271,19 +271,6 @@ def test_a_password_is_not_shown(client, server):
     with opened(server) as store:
         store._url = "redis://user:secret@host:6379/0"
         assert store.info()["url"] == "redis://host:6379/0"
-
-
-WRITER = """
-import sys, numpy as np
-from refimpl.retrieve import open_store
-store = open_store(sys.argv[1], dim=8)
-step = 0
-while True:
-    rows = np.full((3, 8), step + 1, dtype="f4")
-    store.upsert([f"{step}-{i}" for i in range(3)], rows, [{"step": step}] * 3)
-    print(step, flush=True)  # acknowledged
-    step += 1
-"""
 
 
 def test_a_writer_that_is_killed_loses_nothing_acknowledged_and_leaves_whole_rows(server, client):

@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import os
 import sys
-import threading
 
 import faiss
 import numpy as np
@@ -72,32 +71,6 @@ def test_deleted_rows_are_dropped_beyond_a_quarter():
         store.upsert(["r2"], vectors(1))  # 3 of 9
         assert store.info()["deleted"] == 0
         assert store.count() == 6
-
-
-def test_readers_and_a_writer_do_not_meet():
-    """Threads that search while one adds: faiss alone may crash there."""
-    with open_store("memory://", DIM, index="hnsw") as store:
-        store.upsert(["first"], vectors(1))
-        failures: list[BaseException] = []
-
-        def read() -> None:
-            try:
-                for _ in range(40):
-                    hits = store.search(vectors(4, seed=3), k=5)
-                    assert all(1 <= len(some) <= 5 for some in hits)
-            except BaseException as error:
-                failures.append(error)
-
-        threads = [threading.Thread(target=read) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for i in range(40):
-            store.upsert(names(5, 5 * i), vectors(5, seed=i))
-            store.delete([f"r{5 * i}"])
-        for thread in threads:
-            thread.join()
-        assert failures == []
-        assert store.count() == 1 + 40 * 4
 
 
 def test_hnsw_finds_what_exact_search_finds():
