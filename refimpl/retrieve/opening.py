@@ -38,7 +38,8 @@ def open_store(
     ``redis://host:port/db?name=docs``                   rows in Redis, an index in each process that searches;
                                                          ``rediss://`` with TLS, ``unix:///path/redis.sock?db=0&name=docs``
     ``redis://...&index=vset``                           the same, searched by the server (vector sets, from Redis 8 on)
-    ``redis+cluster://host:port?name=docs``              either of them in shards over a Redis Cluster
+    ``redis://...&index=search``                         the same, searched by the server (RediSearch, through redisvl)
+    ``redis+cluster://host:port?name=docs``              in shards over a Redis Cluster, with ``&index=vset`` too
     ``milvus:///file.db?name=docs``                      milvus-lite, in this process
     ``milvus://user:password@host:port/db?name=docs``    a Milvus server or cluster; ``&tls=true`` with TLS
     ===================================================  ============================================================
@@ -52,15 +53,16 @@ def open_store(
         index: ``"auto"``, ``"exact"``, ``"hnsw"``, ``"ivf"``, ``"fastscan"``, or `HNSW`, ... with its numbers. Without
             it, what a folder was saved with, else `Auto`: exact up to 100,000 rows, product codes with a second look
             above; Milvus chooses for itself. The index is derived: another one than before is built when opened,
-            but in a vector set, where the first one stays. A vector set takes `HNSW`, Milvus all but `FastScan`.
+            but in a vector set and in RediSearch, where the first one stays. A vector set takes `HNSW`, RediSearch `HNSW` and
+            `Exact`, Milvus all but `FastScan`.
         encoder: what made the vectors, e.g. `fingerprint(model, tokenizer)`. Kept with the store; opening it
             with another one raises.
 
     Raises:
         StoreError: a store of another dimension, metric or encoder; files that were truncated or altered; a server that is
-            not there or refuses.
+            not there or refuses, or that drops rows when its memory is full (a Redis set up as a cache).
         ValueError: an unknown scheme or option, a URL that is no folder, no ``dim`` for a new store.
-        ModuleNotFoundError: what the store needs is not installed (``pip install 'refimpl[retrieve,redis,milvus]'``).
+        ModuleNotFoundError: what the store needs is not installed (``pip install 'refimpl[retrieve,redis,redisvl,milvus]'``).
     """
     if not isinstance(url, str):
         raise TypeError(f"url: got {type(url).__name__}; takes a string such as 'file:///folder'")
@@ -129,10 +131,12 @@ def _shown(parts: SplitResult) -> str:
 def _redis(parts: SplitResult, dim: int | None, metric: str, index: Any, encoder: str | None) -> Store:
     from refimpl.retrieve.servers.client import redis_module
     from refimpl.retrieve.servers.redis import RedisStore
+    from refimpl.retrieve.servers.search import SearchStore
     from refimpl.retrieve.servers.vset import VectorSetStore
 
+    kinds: dict[str, Any] = {"local": RedisStore, "vset": VectorSetStore, "search": SearchStore}
     socket = {"db": None} if parts.scheme == "unix" else {}
-    options = _options(parts, name=None, index=("local", "vset"), **socket)
+    options = _options(parts, name=None, index=tuple(kinds), **socket)
     if parts.scheme != "unix" and not re.fullmatch(r"/?" if "+" in parts.scheme else r"/?[0-9]*", parts.path):
         raise ValueError(
             f"url: got {parts.path!r} behind the host; takes the number of a database, none in a cluster"
@@ -140,12 +144,16 @@ def _redis(parts: SplitResult, dim: int | None, metric: str, index: Any, encoder
     if not re.fullmatch(r"[0-9]+", options.get("db", "0")):
         raise ValueError(f"url: got db={options['db']!r}; takes the number of a database")
     name = options.pop("name", "refimpl")
-    kind = VectorSetStore if options.pop("index", "local") == "vset" else RedisStore
+    if "row" in name.split(":")[1:]:  # its keys would be rows of another store
+        raise ValueError(f"url: got name {name!r}; takes one without ':row'")
+    kind = kinds[options.pop("index", "local")]
     query = f"?{urlencode(options)}" if options else ""
     scheme, _, cluster = parts.scheme.partition("+")
     url = f"{scheme}://{parts.netloc}{parts.path}{query}"
     module = redis_module()
     if cluster:
+        if kind is SearchStore:  # an index is on one node, and stays there when slots move
+            raise ValueError("url: got index=search in a cluster; takes local or vset")
         from refimpl.retrieve.servers.cluster import ClusterStore
 
         def connect() -> Any:

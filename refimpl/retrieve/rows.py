@@ -59,6 +59,19 @@ def check_vectors(vectors: Any, dim: int, name: str = "vectors") -> np.ndarray:
     return rows
 
 
+def check_lengths(rows: np.ndarray, who: str) -> None:
+    """For a server that squares in float32: no vector whose length is below 1e-15 or above 1e15.
+
+    Raises:
+        ValueError: naming the row, and ``who`` takes no others.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        squares = np.einsum("nd,nd->n", rows, rows)
+    wrong = np.flatnonzero(~((squares > 1e-30) & (squares < 1e30)))
+    if len(wrong):
+        raise ValueError(f"vectors: got one of extreme length in row {wrong[0]}; {who} takes 1e-15 to 1e15")
+
+
 def unit(rows: np.ndarray) -> np.ndarray:
     """Rows of length one; divided by the largest entry first, so that no square over- or underflows."""
     scaled = rows / np.abs(rows).max(1, keepdims=True)

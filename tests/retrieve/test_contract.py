@@ -20,10 +20,12 @@ from tests.retrieve.servers import (
     needs_hnswlib,
     needs_milvus,
     needs_redis,
+    needs_search,
     needs_vset,
     own_cluster,
     own_milvus,
     own_server,
+    search_command,
     vset_command,
 )
 
@@ -40,6 +42,8 @@ BACKENDS = {
     "redis": ("redis", "exact"),
     "redis hnsw": ("redis", GRAPH),
     "redis vset": ("vset", HNSW(m=16, ef_construction=100, ef_search=128)),
+    "redis search": ("search", HNSW(m=16, ef_construction=100, ef_search=128)),
+    "redis search exact": ("search", "exact"),
     "cluster": ("cluster", "exact"),
     "cluster vset": ("cluster_vset", HNSW(m=16, ef_construction=100, ef_search=128)),
     "milvus file": ("milvus_file", "exact"),
@@ -48,6 +52,7 @@ BACKENDS = {
 MARKS = {
     "redis": [needs_redis],
     "vset": [needs_vset],
+    "search": [needs_search],
     "cluster": [needs_redis, needs_cli],
     "cluster_vset": [needs_vset, needs_cli],
     "milvus_file": [needs_milvus],
@@ -67,6 +72,8 @@ def servers():
                     started[kind] = os.environ.get("REDIS_URL") or stack.enter_context(own_server()).url
                 elif kind == "vset":
                     started[kind] = stack.enter_context(own_server(command=vset_command())).url
+                elif kind == "search":
+                    started[kind] = stack.enter_context(own_server(command=search_command())).url
                 elif kind == "cluster":
                     started[kind] = stack.enter_context(own_cluster())
                 elif kind == "cluster_vset":
@@ -101,7 +108,8 @@ def make(request, tmp_path, servers):
     elif kind == "milvus_file":
         url = (tmp_path / "a store.db").as_uri().replace("file:", "milvus:") + f"?name={name}"
     else:
-        url = f"{servers(kind)}?name={name}" + ("&index=vset" if "vset" in kind else "")
+        served = next((index for index in ("vset", "search") if index in kind), "local")
+        url = f"{servers(kind)}?name={name}" + ("" if kind == "milvus" else f"&index={served}")
 
     def open_it(**options):
         return open_store(url, **{"dim": DIM, "index": index, **options})

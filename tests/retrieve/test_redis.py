@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from refimpl.retrieve import StoreError, open_store
-from refimpl.retrieve.servers import base
+from refimpl.retrieve.servers import base, keeping
 from refimpl.retrieve.servers.client import redis_module
 from tests.retrieve.servers import WRITER, needs_redis, own_server
 
@@ -179,6 +179,65 @@ def test_a_wrong_password_is_a_refusal_and_an_error_shows_no_vectors(server, cli
         assert "WRONGTYPE" in str(caught.value) and "HSET" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("limit", "policy", "taken"),
+    [
+        ("8mb", "allkeys-lru", False),
+        ("8mb", "allkeys-random", False),
+        ("8mb", "volatile-lru", True),
+        ("8mb", "noeviction", True),
+        ("0", "allkeys-lfu", True),
+    ],
+)
+def test_a_server_that_drops_rows_when_it_is_full_is_refused(server, client, limit, policy, taken):
+    client.config_set("maxmemory-policy", policy)
+    client.config_set("maxmemory", limit)
+    try:
+        if taken:
+            with opened(server) as store:
+                store.upsert(names(3), vectors(3))
+        else:
+            with pytest.raises(StoreError, match=f"maxmemory 8,388,608 and maxmemory-policy {policy}"):
+                opened(server)
+            assert client.keys("*") == []
+    finally:
+        client.config_set("maxmemory", "0")
+        client.config_set("maxmemory-policy", "noeviction")
+
+
+def test_a_full_server_refuses_and_keeps_what_it_acknowledged(server, client):
+    with opened(server) as store:
+        store.upsert(names(100), vectors(100))
+        client.config_set("maxmemory", "1")
+        try:
+            with pytest.raises(StoreError, match="maxmemory"):
+                store.upsert(["x"], vectors(1))
+        finally:
+            client.config_set("maxmemory", "0")
+        assert store.count() == 100 and store.get(["x"]) == [None]
+
+
+def test_a_server_that_does_not_tell_its_memory_is_trusted(server, client):
+    client.execute_command("ACL SETUSER quiet on >word ~* +@all -info")
+    try:
+        url = server.url.replace("unix://", "unix://quiet:word@")
+        with open_store(f"{url}?name=t", dim=DIM) as store:
+            store.upsert(names(3), vectors(3))
+            assert store.count() == 3
+    finally:
+        client.execute_command("ACL DELUSER quiet")
+
+
+@pytest.mark.parametrize("name", ["a:row", "a:row:b"])
+def test_a_name_that_would_lie_among_the_rows_of_another_store(server, client, name):
+    """The manifest of a store ``a:row`` would be the row ``manifest`` of the store ``a``."""
+    with pytest.raises(ValueError, match="takes one without ':row'"):
+        open_store(f"{server.url}?name={name}", dim=DIM)
+    for good in ("row", "a:rows", "prod:docs"):
+        with open_store(f"{server.url}?name={good}", dim=DIM) as store:
+            assert store.count() == 0
+
+
 def test_a_snapshot_in_progress_is_waited_for(server, client, monkeypatch):
     with opened(server) as store:
         store.upsert(names(3), vectors(3))
@@ -193,7 +252,7 @@ def test_a_snapshot_in_progress_is_waited_for(server, client, monkeypatch):
         monkeypatch.setattr(store._redis, "save", busy)
         store.flush()
         assert len(calls) == 3
-        monkeypatch.setattr(base, "SAVING", 0.0)
+        monkeypatch.setattr(keeping, "SAVING", 0.0)
         calls.clear()
         with pytest.raises(StoreError, match="in progress"):
             store.flush()
@@ -225,7 +284,7 @@ def test_altered_rows_and_lost_stores_are_noticed(server, client):
     ("url", "text"),
     [
         ("redis://localhost/0?name=", "name=..."),
-        ("redis://localhost/0?index=faiss", "name=..., index=local|vset"),
+        ("redis://localhost/0?index=faiss", "name=..., index=local|vset|search"),
         ("redis://localhost/0?db=1", "name=..."),
         ("redis://localhost/0#x", "name=..."),
         ("redis//localhost", "takes a URL that starts with"),

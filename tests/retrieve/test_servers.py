@@ -15,7 +15,7 @@ import pytest
 
 from refimpl.retrieve import HNSW, Exact, RedisServer, StoreError, open_store
 from refimpl.retrieve.filters import compile_filter
-from refimpl.retrieve.servers import cluster, process, vset
+from refimpl.retrieve.servers import cluster, process, served, vset
 from refimpl.retrieve.servers.client import redis_module
 from refimpl.retrieve.servers.language import expression
 from tests.retrieve.servers import needs_cli, needs_redis, needs_vset, own_cluster, own_server, vset_command
@@ -154,8 +154,8 @@ def fresh(server8):
 @pytest.fixture
 def scans(monkeypatch):
     """How often rows were read instead of searched."""
-    made, real = [], vset.best_of
-    monkeypatch.setattr(vset, "best_of", lambda *some: made.append(1) or real(*some))
+    made, real = [], served.best_of
+    monkeypatch.setattr(served, "best_of", lambda *some: made.append(1) or real(*some))
     return made
 
 

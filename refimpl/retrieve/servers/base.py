@@ -1,6 +1,6 @@
-"""Rows in a Redis server, whoever searches them: keys, manifest, transactions, and what brings them to the disk.
+"""Rows in a Redis server, whoever searches them: keys, manifest, transactions.
 
-    refimpl:<name>:manifest      JSON: format, dimension, metric, encoder
+    refimpl:<name>:manifest      JSON: format, dimension, metric, encoder; the index, where the server keeps one
     refimpl:<name>:row:<id>      hash: vector (little-endian float32), metadata (JSON)
     refimpl:<name>:ids           set of all ids
     refimpl:<name>:changes       stream: the ids of each change, in order
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,14 +24,18 @@ import numpy as np
 from refimpl.retrieve.filters import compile_filter
 from refimpl.retrieve.manifest import check_manifest
 from refimpl.retrieve.rows import Metadata, check_dim, check_ids, check_metadata, check_vectors
-from refimpl.retrieve.servers.client import redis_module, server_errors
+from refimpl.retrieve.servers.client import server_errors
+from refimpl.retrieve.servers.keeping import bring_to_disk, refuse_a_cache
 from refimpl.retrieve.servers.scan import Batch
 from refimpl.retrieve.store import Store, StoreError, Vectors
 
 FORMAT = "refimpl-redis-1"
-SAVING = 300.0  # seconds that another snapshot may take
 BATCH = 1000  # rows a transaction or a fetch: 1.5 MB of 384 dimensions
 REMEMBERED = 10_000  # changes in the stream; a store that slept through more reads all rows again
+SERVED = (
+    "vset",
+    "search",
+)  # by whom a server searches, as behind ``index=``; the manifest has the one it was made with
 
 
 class RedisBase(Store):
@@ -46,8 +49,9 @@ class RedisBase(Store):
         node: the client of the server that has these keys, where ``client`` is a cluster's.
     """
 
-    _writes_vset = False
-    _made: dict[str, Any] | None = None  # the index that the server keeps, of a vector set
+    _served: str | None = None  # one of SERVED, of a store that its server searches
+    _made: dict[str, Any] | None = None  # the index that the server keeps
+    _kind: str | None = None  # whose
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class RedisBase(Store):
         self._key = prefix.encode()
         dim = None if dim is None else check_dim(dim)
         with server_errors():
+            refuse_a_cache(self._node())
             manifest = self._manifest(dim, metric, encoder)
         self._dim, self._metric = manifest["dim"], manifest["metric"]
         self._encoder = manifest["encoder"]
@@ -79,8 +84,8 @@ class RedisBase(Store):
             if dim is None:
                 raise ValueError("dim: got None; takes the numbers a vector, as there is no store yet")
             fields = {"format": FORMAT, "dim": dim, "metric": metric, "encoder": encoder}
-            if self._made is not None:
-                fields["vset"] = self._made
+            if self._served is not None:
+                fields[self._served] = self._made
             with self._redis.pipeline(transaction=True) as batch:
                 batch.set(key, json.dumps(fields), nx=True)
                 # never empty: the last entry that a store has seen tells whether it missed any
@@ -92,12 +97,13 @@ class RedisBase(Store):
         except (ValueError, TypeError) as error:
             raise StoreError(f"name: {self._name!r} has no readable manifest ({error})") from error
         check_manifest(found, FORMAT, dim, metric, encoder)
-        made = found.get("vset")
-        if self._made is not None and made is None:
+        self._kind = next((kind for kind in SERVED if kind in found), None)
+        if self._served not in (None, self._kind):
             raise StoreError(
-                "url: got index=vset; this store was made with index=local, and its rows are in no vector set"
+                f"url: got index={self._served}; this store was made with index={self._kind or 'local'}, "
+                "and its rows are in no other index"
             )
-        self._made = made
+        self._made = found.get(self._kind or "")
         if encoder is not None and found["encoder"] is None:  # the first to say it decides
             found["encoder"] = encoder
             self._redis.set(key, json.dumps(found))
@@ -114,12 +120,13 @@ class RedisBase(Store):
         extra = check_metadata(metadata, len(rows))
         with self._lock, self._open():
             self._check_writer()
+            self._prepare(rows, extra)
             for start in range(0, len(names), BATCH):
                 part = names[start : start + BATCH]
                 with self._redis.pipeline(transaction=True) as batch:
                     for i, name in enumerate(part, start):
                         fields = {"vector": rows[i].tobytes(), "metadata": json.dumps(extra[i])}
-                        batch.hset(self._key + b"row:" + name.encode(), mapping=fields)
+                        self._put(batch, self._key + b"row:" + name.encode(), fields, extra[i])
                     batch.sadd(self._key + b"ids", *part)
                     self._note(batch, part)
                     self._also_write(batch, part, rows[start : start + BATCH], extra[start : start + BATCH])
@@ -150,11 +157,11 @@ class RedisBase(Store):
             return removed
 
     def _check_writer(self) -> None:
-        """Nothing is written into what is no store any more, nor past a vector set."""
+        """Nothing is written into what is no store any more, nor past the server's index."""
         self._check_there()
-        if self._made is not None and not self._writes_vset:
+        if self._kind != self._served:
             raise StoreError(
-                "url: got index=local; this store was made with index=vset, and is written with it only"
+                f"url: got index=local; this store was made with index={self._kind}, and is written with it only"
             )
 
     def _check_there(self) -> None:
@@ -165,6 +172,13 @@ class RedisBase(Store):
 
     def _note(self, batch: Any, names: list[str]) -> None:
         batch.xadd(self._key + b"changes", {"ids": json.dumps(names)}, maxlen=REMEMBERED, approximate=True)
+
+    def _prepare(self, rows: np.ndarray, metadata: list[Metadata]) -> None:
+        """What must be there before these rows are; nothing here. May refuse them."""
+
+    def _put(self, batch: Any, key: bytes, fields: dict[str, Any], metadata: Metadata) -> None:
+        """Write one row."""
+        batch.hset(key, mapping=fields)
 
     def _also_write(self, batch: Any, names: list[str], rows: np.ndarray, metadata: list[Metadata]) -> None:
         """What else belongs to a transaction that writes rows; nothing here."""
@@ -222,31 +236,11 @@ class RedisBase(Store):
     def flush(self) -> None:
         """See `Store.flush`. Writes are in the server's memory at once; this waits until they are on its disk.
 
-        Without an append-only file a snapshot is saved. With one that is not synced at each command it is for
-        one: what was written before is then on the disk too.
-
         Raises:
             StoreError: the server cannot be reached, or does not let its clients ask for that.
         """
         with self._lock, self._open():
-            server = self._node()
-            options = server.config_get("append*")
-            if options["appendonly"] != "yes":
-                end = time.monotonic() + SAVING
-                while True:
-                    try:
-                        server.save()
-                        break
-                    except redis_module().ResponseError as error:  # a snapshot that began before these writes
-                        if "in progress" not in str(error) or time.monotonic() > end:
-                            raise
-                    time.sleep(0.05)
-            elif options["appendfsync"] != "always":
-                server.config_set("appendfsync", "always")
-                try:
-                    server.set(self._key + b"flushed", b"1")  # answered when it is on the disk
-                finally:
-                    server.config_set("appendfsync", options["appendfsync"])
+            bring_to_disk(self._node(), self._key + b"flushed")
 
     def close(self) -> None:
         """See `Store.close`; what was written is in the server already, `flush` is for its disk."""

@@ -34,6 +34,15 @@ def has_vector_sets(client: Any, key: str | bytes = "none") -> bool:
     return True
 
 
+def has_search(client: Any) -> bool:
+    """Whether a Redis server has RediSearch, as a module or as the query engine of Redis 8."""
+    try:
+        client.execute_command("FT._LIST")
+    except redis_module().ResponseError:
+        return False
+    return True
+
+
 def redis_module() -> Any:
     """The redis module, imported when it is first needed.
 
@@ -50,6 +59,37 @@ def redis_module() -> Any:
             name="redis",
         ) from None
     return redis
+
+
+@contextmanager
+def search_errors() -> Iterator[None]:
+    """What redisvl raises, as the error of redis that it came from."""
+    try:
+        yield
+    except redisvl_module().exceptions.RedisVLError as error:
+        if isinstance(error.__cause__, redis_module().RedisError):
+            raise error.__cause__ from None
+        raise StoreError(f"redis: {error}") from error
+
+
+def redisvl_module() -> Any:
+    """The redisvl module with what the stores need of it, imported when it is first needed.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    try:
+        import redisvl.exceptions
+        import redisvl.index
+        import redisvl.query.filter
+    except ModuleNotFoundError as error:
+        if error.name != "redisvl":
+            raise
+        raise ModuleNotFoundError(
+            "redisvl: not installed, and index=search takes it; run: pip install 'refimpl[redisvl]' (or: pip install redisvl)",
+            name="redisvl",
+        ) from None
+    return redisvl
 
 
 @contextmanager

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from refimpl.retrieve.filters import conditions
+
 WORDS = {"$eq": "==", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 EXACT = 2**53  # below it a server's float64 tells integers apart
 
@@ -22,21 +24,21 @@ def expression(filter: Mapping[str, Any] | None, field: str) -> str | None:
         field: how the server writes a field, e.g. ``".{}"``.
     """
     parts = []
-    for name, condition in (filter or {}).items():
+    for name, operator, value in conditions(filter or {}):
         left = field.format(name)
         if not (name.isidentifier() and name.isascii()):
             return None
-        for operator, value in (condition if isinstance(condition, Mapping) else {"$eq": condition}).items():
-            if operator == "$in" and value and all(_sure(some) for some in value):
-                parts.append("(" + " or ".join(f"{left} == {json.dumps(some)}" for some in value) + ")")
-            elif operator in WORDS and _sure(value) and (operator == "$eq" or not isinstance(value, str)):
-                parts.append(f"{left} {WORDS[operator]} {json.dumps(value)}")
-            else:
-                return None
+        if operator == "$in" and value and all(sure(some) for some in value):
+            parts.append("(" + " or ".join(f"{left} == {json.dumps(some)}" for some in value) + ")")
+        elif operator in WORDS and sure(value) and (operator == "$eq" or not isinstance(value, str)):
+            parts.append(f"{left} {WORDS[operator]} {json.dumps(value)}")
+        else:
+            return None
     return " and ".join(parts)
 
 
-def _sure(value: Any) -> bool:
+def sure(value: Any) -> bool:
+    """Whether every server reads this value as Python does: plain strings, and numbers that float64 tells apart."""
     if isinstance(value, str):
         return value.isascii() and value.isprintable() and not set(value) & set("\"'\\")
     if isinstance(value, bool) or not isinstance(value, int | float):

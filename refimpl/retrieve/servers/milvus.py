@@ -20,7 +20,15 @@ import numpy as np
 from refimpl.checks import check_int
 from refimpl.retrieve import index as indexes
 from refimpl.retrieve.filters import compile_filter
-from refimpl.retrieve.rows import Metadata, check_dim, check_ids, check_metadata, check_vectors, unit
+from refimpl.retrieve.rows import (
+    Metadata,
+    check_dim,
+    check_ids,
+    check_lengths,
+    check_metadata,
+    check_vectors,
+    unit,
+)
 from refimpl.retrieve.servers.client import milvus_errors, milvus_module
 from refimpl.retrieve.servers.collection import LONGEST, open_collection, translate
 from refimpl.retrieve.servers.language import expression
@@ -76,13 +84,7 @@ class MilvusStore(Store):
         rows = check_vectors(vectors, self._dim)
         names = check_ids(ids, len(rows))
         extra = check_metadata(metadata, len(rows))
-        with np.errstate(over="ignore", under="ignore"):
-            squares = np.einsum("nd,nd->n", rows, rows)
-        wrong = np.flatnonzero(~((squares > 1e-30) & (squares < 1e30)))
-        if len(wrong):  # Milvus squares in float32
-            raise ValueError(
-                f"vectors: got one of extreme length in row {wrong[0]}; Milvus takes 1e-15 to 1e15"
-            )
+        check_lengths(rows, "Milvus")
         for name in names:
             if len(name.encode()) > LONGEST:
                 raise ValueError(f"ids: got one of {len(name.encode())} bytes; Milvus takes {LONGEST}")

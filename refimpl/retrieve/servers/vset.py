@@ -4,39 +4,36 @@ Beside what `base` keeps:
 
     refimpl:<name>:vset          vector set: an HNSW graph of the vectors, with the metadata as attributes
 
-The server takes bytes for what they are not, NaN and zero vectors without a word, and its scores are (1 + cos)/2: vectors are checked before
-they are sent, and the hits are fetched and scored again here. A filter goes to its exact scan (``TRUTH``), if its language surely says the same;
-else, and where results come short, the rows are read.
+The server takes bytes for what they are not, NaN and zero vectors without a word: vectors are checked before they are sent. A filter
+goes to its exact scan (``TRUTH``), if its language surely says the same; else the rows are read.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from refimpl.checks import check_int
 from refimpl.retrieve import index as indexes
-from refimpl.retrieve.filters import compile_filter
-from refimpl.retrieve.rows import Metadata, check_ids, check_vectors, unit
-from refimpl.retrieve.servers.base import RedisBase
+from refimpl.retrieve.rows import Metadata, unit
 from refimpl.retrieve.servers.client import has_vector_sets, server_errors
 from refimpl.retrieve.servers.language import expression
-from refimpl.retrieve.servers.scan import Batch, best_of
-from refimpl.retrieve.store import Hit, Item, StoreError, Vectors
+from refimpl.retrieve.servers.served import ServedStore
+from refimpl.retrieve.store import StoreError
 
 DEFAULT = indexes.HNSW(m=16, ef_construction=200, ef_search=256)
 LEAST_LINKS = 4
 QUERIES = 100  # a round trip
 
 
-class VectorSetStore(RedisBase):
+class VectorSetStore(ServedStore):
     """Rows in Redis, and a vector set over them in the same transactions."""
 
-    _writes_vset = True
+    _served = "vset"
+    _config: indexes.HNSW
 
     def __init__(
         self,
@@ -80,37 +77,15 @@ class VectorSetStore(RedisBase):
         for name in names:
             batch.execute_command("VREM", self._set, name)
 
-    def _matching(self, filter: Mapping[str, Any]) -> list[str]:
-        test, found = compile_filter(filter), list[str]()
-        for names, _, metadata in self._batches():
-            found += [name for name, extra in zip(names, metadata, strict=True) if test(extra)]
-        return found
-
     # -- reading -------------------------------------------------------------------------------------
 
-    def search(
-        self, vectors: Vectors, k: int = 10, filter: Mapping[str, Any] | None = None, exact: bool = False
-    ) -> list[list[Hit]]:
-        """See `Store.search`."""
-        queries = unit(check_vectors(vectors, self._dim))
-        check_int("k", k, 1)
-        test = None if filter is None else compile_filter(filter)
+    def _ask(
+        self, queries: np.ndarray, k: int, filter: Mapping[str, Any] | None, exact: bool
+    ) -> list[list[bytes]] | None:
         words = expression(filter, ".{}")
-        with self._lock, self._open():
-            k = min(k, self._count())
-            if not k or not len(queries):
-                return [[] for _ in queries]
-            if words is not None:
-                found = self._ask(queries, k, words, exact or filter is not None)
-                if found is not None and (
-                    test is None or all(test(hit.metadata) for hits in found for hit in hits)
-                ):
-                    return found
-            return best_of(self._batches(), queries, k, test)
-
-    def _ask(self, queries: np.ndarray, k: int, words: str, scan: bool) -> list[list[Hit]] | None:
-        """The server's answer, scored here; None if it is short of what is there, or a row went meanwhile."""
-        how: list[Any] = ["TRUTH"] if scan else ["EF", max(k, self._config.ef_search)]
+        if words is None:
+            return None
+        how: list[Any] = ["TRUTH"] if exact or words else ["EF", max(k, self._config.ef_search)]
         if words:
             how += ["FILTER", words]
         answers: list[list[bytes]] = []
@@ -120,59 +95,7 @@ class VectorSetStore(RedisBase):
                     payload = query.astype("<f4").tobytes()
                     batch.execute_command("VSIM", self._set, "FP32", payload, "COUNT", k, *how)
                 answers += batch.execute()
-        if not words and any(len(some) < k for some in answers):
-            return None  # a graph may not reach all
-        asked = list(dict.fromkeys(name for some in answers for name in some))
-        names, vectors, metadata = self._rows(asked)
-        if len(names) < len(asked):
-            return None
-        units = unit(vectors) if names else vectors
-        row = {name: i for i, name in enumerate(asked)}
-        found = []
-        for query, some in zip(queries, answers, strict=True):
-            places = np.array([row[name] for name in some], dtype=int)
-            scores = (units[places] @ query).clip(-1, 1)
-            order = np.argsort(-scores, kind="stable")
-            pairs = zip(places[order].tolist(), scores[order].tolist(), strict=True)
-            found.append([Hit(names[i], score, dict(metadata[i])) for i, score in pairs])
-        return found
+        return answers
 
-    def _batches(self) -> Iterator[Batch]:
-        """All rows."""
-        for names in self._names():
-            yield self._rows(names)
-
-    def get(self, ids: Sequence[str]) -> list[Item | None]:
-        """See `Store.get`."""
-        asked = check_ids(ids)
-        with self._lock, self._open():
-            rows = zip(*self._rows([name.encode() for name in asked]), strict=True)
-        found = {name: Item(name, vector.copy(), metadata) for name, vector, metadata in rows}
-        return [found.get(name) for name in asked]
-
-    def _count(self) -> int:
-        self._check_there()
-        return int(self._redis.scard(self._key + b"ids"))
-
-    def count(self) -> int:
-        """See `Store.count`."""
-        with self._lock, self._open():
-            return self._count()
-
-    def info(self) -> dict[str, Any]:
-        """See `Store.info`. ``bytes_index``: of the vector set, as the server estimates it."""
-        with self._lock, self._open():
-            count = self._count()
-            return {
-                "url": self._shown(),
-                "name": self._name,
-                "dim": self._dim,
-                "metric": self._metric,
-                "index": indexes.describe(self._config),
-                "built": {**indexes.describe(self._config), "kind": "vset"},
-                "encoder": self._encoder,
-                "count": count,
-                "bytes_vectors": 4 * count * self._dim,
-                "bytes_index": int(self._redis.memory_usage(self._set) or 0),
-                "saved": True,
-            }
+    def _bytes_index(self) -> int:
+        return int(self._redis.memory_usage(self._set) or 0)
