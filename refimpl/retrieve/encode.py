@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from refimpl.checks import check_choice, check_int, check_tensor
+from refimpl.processor import bf16_products
 
 __all__ = ["encode", "fingerprint", "pool"]
 
@@ -64,7 +65,7 @@ def encode(
 
     Texts are run longest first, in batches of similar length, so that little is spent on padding; the
     result is in the order given. The model runs on its own device, in evaluation mode, and is given back
-    in the mode it came in.
+    in the mode it came in. One in bfloat16 on a CPU without it: `refimpl.processor.bf16_products`.
 
     Args:
         model: gives ``last_hidden_state``, or is a transformers model with a head, whose body is used.
@@ -111,7 +112,7 @@ def encode(
     parts = []
     try:
         body.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), bf16_products():
             for start in range(0, max(len(order), 1), batch_size):
                 rows = [ids[i] for i in order[start : start + batch_size]]
                 batch = _pad(rows or _tokenize(tokenizer, ["x"], max_length), tokenizer, device)
