@@ -19,7 +19,7 @@ def has_bf16() -> bool:
 
     Where it does not, PyTorch multiplies in plain loops: a model in bfloat16 takes five to ten times as long as in fp32.
     """
-    told = getattr(torch.cpu, "get_capabilities", dict)()
+    told: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if told:
         return any(told.get(name, False) for name in BF16)
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())  # an older PyTorch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from refimpl.checks import check_choice, check_int, check_tensor
 
@@ -46,9 +45,15 @@ def exact_search(queries: Tensor, documents: Tensor, k: int, metric: str = "cosi
         for name, vectors in (("queries", queries), ("documents", documents)):
             if bool((vectors == 0).all(1).any()):
                 raise ValueError(f"{name}: got a zero vector; a cosine takes vectors with a direction")
-        queries, documents = normalize(queries, dim=1), normalize(documents, dim=1)
+        queries, documents = unit_rows(queries), unit_rows(documents)
     found = [_search_block(block, documents, k, metric) for block in queries.split(QUERY_BLOCK)]
     return torch.cat([s for s, _ in found]), torch.cat([i for _, i in found])
+
+
+def unit_rows(vectors: Tensor) -> Tensor:
+    """Rows ``[N, D]`` of length one; divided by the largest entry first, so that no square over- or underflows."""
+    scaled = vectors / vectors.abs().amax(1, keepdim=True)
+    return scaled / scaled.norm(dim=1, keepdim=True)
 
 
 def _search_block(queries: Tensor, documents: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:

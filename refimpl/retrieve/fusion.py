@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from refimpl.checks import check_int, check_number, check_tensor
+from refimpl.retrieve.exact import unit_rows
 
 __all__ = ["concatenate", "reciprocal_rank_fusion"]
 
@@ -33,7 +33,7 @@ def concatenate(vectors: Sequence[Tensor], weights: Sequence[float] | None = Non
         check_tensor("vectors", given, shape=(len(vectors[0]), None), floating=True, finite=True)
         if bool((given == 0).all(1).any()):
             raise ValueError("vectors: got a zero vector; a cosine takes vectors with a direction")
-    parts = [(w / sum(own)) ** 0.5 * normalize(v.float(), dim=1) for w, v in zip(own, vectors, strict=True)]
+    parts = [(w / sum(own)) ** 0.5 * unit_rows(v.float()) for w, v in zip(own, vectors, strict=True)]
     return torch.cat(parts, dim=1)
 
 

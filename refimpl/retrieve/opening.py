@@ -106,7 +106,8 @@ def _folder(parts: SplitResult) -> str | None:
 def _options(parts: SplitResult, **known: tuple[str, ...] | None) -> dict[str, str]:
     """What is behind the question mark; of the known names, with one of these values where they are given."""
     try:
-        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        given = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        options = dict(given) if len(dict(given)) == len(given) else {"an option twice": ""}
     except ValueError:
         options = {"": ""}
     wrong = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from refimpl.checks import check_int
 
 Metadata = dict[str, Any]
+DEEPEST = 100  # lists and dictionaries within one another; servers and JSON itself have limits not far above
 
 
 def check_dim(dim: Any) -> int:
@@ -83,10 +84,12 @@ def check_ids(ids: Any, count: int | None = None) -> list[str]:
     """``ids`` as a list of distinct, non-empty strings.
 
     Raises:
-        TypeError: one string instead of a list, or something that is no string.
+        TypeError: one string or a set instead of a list, or something that is no string.
         ValueError: an empty string, an id twice, or another number than ``count``.
     """
-    if isinstance(ids, str) or not isinstance(ids, Iterable):
+    if isinstance(ids, str | set | frozenset | Mapping) or not isinstance(
+        ids, Iterable
+    ):  # a set has no order
         raise TypeError(f"ids: got {type(ids).__name__}; takes a list of strings")
     names = list(ids)
     for i, name in enumerate(names):
@@ -108,6 +111,13 @@ def check_ids(ids: Any, count: int | None = None) -> list[str]:
     return names
 
 
+def _is_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list | tuple):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return not levels or any(_is_deeper(part, levels - 1) for part in parts)
+
+
 def _writable(text: str) -> bool:
     try:
         text.encode()
@@ -121,7 +131,7 @@ def check_metadata(metadata: Sequence[Metadata | None] | None, count: int) -> li
 
     Raises:
         TypeError: not a list of dictionaries with string keys, or values that JSON does not have.
-        ValueError: another number than ``count``; NaN or infinity.
+        ValueError: another number than ``count``; NaN or infinity; more than 100 levels.
     """
     if metadata is None:
         return [{} for _ in range(count)]
@@ -134,6 +144,8 @@ def check_metadata(metadata: Sequence[Metadata | None] | None, count: int) -> li
         row = {} if row is None else row
         if not isinstance(row, dict) or not all(isinstance(key, str) for key in row):
             raise TypeError(f"metadata: got {row!r} at index {i}; takes a dictionary with strings as keys")
+        if _is_deeper(row, DEEPEST):
+            raise ValueError(f"metadata: got more than {DEEPEST} levels at index {i}; takes as many at most")
         try:
             text = json.dumps(row, allow_nan=False, ensure_ascii=False)
             if not _writable(text):

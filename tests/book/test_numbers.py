@@ -48,3 +48,34 @@ def test_close_text(committed, new, same):
 )
 def test_times_are_compared_as_words(committed, new, same):
     assert comparison.close_text(committed, new, timing=True) is same
+
+
+@pytest.mark.parametrize(
+    ("committed", "new", "same"),
+    [
+        ("62.2 ± 2.2", "62.0 ± 2.5", True),
+        ("62.2 ± 2.2", "62.2 ± 5.4", False),
+        ("+0.3 of 10", "+0.2 of 10", True),
+        ("8 of 10", "7 of 10", True),
+        ("8 of 10", "3 of 10", False),
+        ("loss 1.682574", "loss 1.690383", True),
+        ("loss 1.682574", "loss 2.690383", False),
+        ("1,024 steps", "1,000 steps", True),
+        ("1,024 steps", "824 steps", False),
+        ("1.00e-03", "1.05e-03", True),
+        ("1.00e-03", "1.20e-03", False),
+        ("better 0.50", "worse 0.50", False),
+    ],
+)
+def test_what_training_magnifies_is_compared_loosely_on_other_processors(committed, new, same):
+    assert comparison.close_text(committed, new, loose=True) is same
+
+
+def test_loosely_only_where_the_instructions_differ(monkeypatch):
+    import torch
+
+    for capability, same in (("AVX512", True), ("AVX2", False), ("DEFAULT", False)):
+        monkeypatch.setattr(
+            torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability
+        )
+        assert comparison._as_printed() is same

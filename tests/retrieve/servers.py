@@ -34,11 +34,12 @@ REDIS_SEARCH = os.environ.get("REFIMPL_REDIS_SEARCH")
 @contextmanager
 def own_server(*options: str, command: str | None = None) -> Iterator[RedisServer]:
     """A Redis of our own; ``command``, or the one on the PATH."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:  # no longer than it takes to find the command
         if command:
             patch.setattr(process, "redis_command", lambda: command)
-        with RedisServer(None, *options) as server:
-            yield server
+        server = RedisServer(None, *options)
+    with server:
+        yield server
 
 
 def available() -> bool:

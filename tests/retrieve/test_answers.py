@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from refimpl.retrieve import open_store
+from refimpl.retrieve import StoreError, open_store
 from refimpl.retrieve.answers import (
     Datastore,
     SemanticCache,
@@ -202,3 +202,28 @@ def test_a_wrong_answer_changes_nothing():
         with pytest.raises(TypeError, match="answer: got int"):
             SemanticCache(store, 0.5).put("q", np.ones(2, dtype=np.float32), 3)
         assert store.count() == 0
+
+
+@pytest.mark.parametrize("temperature", [1e-39, 1e-6, 1.0, 1e30])
+def test_any_temperature_gives_a_distribution(temperature):
+    scores = torch.tensor([[0.9, 0.8, -0.5], [-30000.0, -40000.0, -torch.inf], [0.5, 0.5, 0.1]])
+    p = neighbour_probabilities(scores, torch.tensor([[0, 1, 2]] * 3), 3, temperature)
+    torch.testing.assert_close(p.sum(1), torch.ones(3))
+    if temperature < 1e-3:
+        torch.testing.assert_close(p, torch.tensor([[1.0, 0, 0], [1, 0, 0], [0.5, 0.5, 0]]))
+
+
+def test_a_cache_that_must_never_hit_and_one_that_shares_its_store():
+    same, other = torch.tensor([0.9, 1.0]), torch.tensor([1.0, 0.2])
+    found = calibrate(same, other, 0.0)
+    with open_store("memory://", dim=2) as store:
+        cache = SemanticCache(store, found.threshold)
+        cache.put("q", np.array([1.0, 0.0]), "a")
+        assert cache.get(np.array([1.0, 0.0])) is None
+        assert SemanticCache(store, 1.0).get(np.array([3.0, 0.0])) == "a"
+        store.upsert(["no question"], np.array([[0.0, 1.0]]))
+        with pytest.raises(StoreError, match="row 'no question' has no answer"):
+            SemanticCache(store, 0.5).get(np.array([0.0, 1.0]))
+        for bad in ([1.0, 0.0], np.array([[1.0, 0.0]])):
+            with pytest.raises(TypeError, match="vector: got"):
+                cache.get(bad)

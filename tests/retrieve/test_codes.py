@@ -154,7 +154,11 @@ def test_rescore_by_hand():
     ("call", "kind", "text"),
     [
         (lambda x: FloatCode(D, 8), ValueError, "bits: got 8"),
-        (lambda x: Int8Code(np.zeros((3, 4), dtype=np.float32)), ValueError, "training: got only zeros"),
+        (
+            lambda x: Int8Code(np.zeros((3, 4), dtype=np.float32)),
+            ValueError,
+            "training: got 0e\\+00 as the largest number",
+        ),
         (lambda x: BinaryCode(12), ValueError, "dim: got 12"),
         (lambda x: ProductCode(x, 5), ValueError, "parts: got 5"),
         (lambda x: ProductCode(x[:10], 8), ValueError, "training: got 10 vectors"),
@@ -175,3 +179,19 @@ def test_rescore_by_hand():
 def test_bad_input(call, kind, text, world):
     with pytest.raises(kind, match=text):
         call(world[0])
+
+
+def test_what_sixteen_bits_cannot_hold_is_refused():
+    rows = np.array([[1.0, 65504.0]], dtype=np.float32)
+    assert np.isfinite(FloatCode(2, 16).encode(rows)).all()
+    with pytest.raises(ValueError, match="beyond 65,504"):
+        FloatCode(2, 16).encode(rows * 2)
+    with pytest.raises(ValueError, match="as the largest number; takes 1e-30 at least"):
+        Int8Code(rows * 1e-40)
+
+
+def test_a_prefix_of_length_one_also_of_tiny_vectors():
+    rows = np.random.default_rng(0).normal(size=(3, 8)).astype("f4") * np.float32(1e-25)
+    rows[2, :4] = 0
+    lengths = np.linalg.norm(truncation(8, 4).encode(rows), axis=1)
+    np.testing.assert_allclose(lengths, [1, 1, 0], rtol=1e-6)

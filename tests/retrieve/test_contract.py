@@ -295,6 +295,13 @@ NAN, ZERO = GOOD.copy(), GOOD.copy()
 NAN[1, 3], ZERO[1] = np.nan, 0
 
 
+DEEP: dict = {}
+for _ in range(100):
+    DEEP = {"a": [DEEP]} if _ % 2 else {"a": DEEP}
+ROUND: dict = {}
+ROUND["a"] = [ROUND]
+
+
 BAD_INPUT = [
     (
         lambda s: s.upsert(["a", "b"], GOOD[:, :-1]),
@@ -309,6 +316,10 @@ BAD_INPUT = [
     (lambda s: s.upsert(["a", "b"], GOOD.tolist()), TypeError, "vectors: got list"),
     (lambda s: s.upsert(["a", "b"], torch.ones(2, DIM).long()), TypeError, "vectors: got dtype int64"),
     (lambda s: s.upsert("ab", GOOD), TypeError, "ids: got str"),
+    (lambda s: s.upsert({"a", "b"}, GOOD), TypeError, "ids: got set"),
+    (lambda s: s.upsert({"a": 1, "b": 2}, GOOD), TypeError, "ids: got dict"),
+    (lambda s: s.upsert(["a", "b"], GOOD, [{}, DEEP]), ValueError, "more than 100 levels at index 1"),
+    (lambda s: s.upsert(["a", "b"], GOOD, [{}, ROUND]), ValueError, "more than 100 levels at index 1"),
     (lambda s: s.upsert(7, GOOD), TypeError, "ids: got int"),
     (lambda s: s.upsert(["a", 2], GOOD), TypeError, "ids: got int at index 1"),
     (lambda s: s.upsert(["a", ""], GOOD), ValueError, "ids: got an empty string at index 1"),

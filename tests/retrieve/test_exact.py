@@ -188,3 +188,14 @@ def test_l2_takes_zero_vectors():
 def test_more_bad_input(call, exception, message):
     with pytest.raises(exception, match=message):
         call()
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e25])
+def test_a_cosine_does_not_depend_on_the_length(scale):
+    """Squares of such numbers under- or overflow in fp32."""
+    queries, documents = torch.randn(3, 8), torch.randn(20, 8)
+    expected = exact_search(queries, documents, 5)
+    for pair in ((queries * scale, documents), (queries, documents * scale)):
+        scores, rows = exact_search(*pair, 5)
+        assert torch.equal(rows, expected[1])
+        torch.testing.assert_close(scores, expected[0], rtol=1e-5, atol=1e-6)

@@ -73,3 +73,8 @@ def test_the_constant_damps_the_first_places():
 def test_bad_input(call, kind, text):
     with pytest.raises(kind, match=text):
         call()
+
+
+def test_joined_vectors_have_length_one_whatever_they_had():
+    one, two = torch.randn(4, 6) * 1e-25, torch.randn(4, 3) * 1e25
+    torch.testing.assert_close(concatenate([one, two]).norm(dim=1), torch.ones(4))

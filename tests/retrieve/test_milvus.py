@@ -201,3 +201,22 @@ def test_the_server_goes_and_comes_back(monkeypatch):
         assert store.search(vectors(1, seed=5), k=1)[0][0].id == "x"
     with pytest.raises(StoreError, match="milvus"):
         open_store(server.url, DIM)
+
+
+def test_an_integer_that_milvus_cannot_keep_is_refused_before_a_row_is_written(url, monkeypatch):
+    monkeypatch.setattr(milvus, "BATCH", 2)
+    with open_store(url, DIM) as store:
+        with pytest.raises(ValueError, match="more than 64 bits at index 2; Milvus takes 64"):
+            store.upsert(names(3), vectors(3), [{}, {"n": 2**63 - 1}, {"deep": [{"n": 2**63}]}])
+        assert store.count() == 0
+
+
+def test_messages_are_no_larger_than_milvus_takes(url, monkeypatch):
+    monkeypatch.setattr(milvus, "MESSAGE", 4 * DIM * 3)
+    with open_store(url, DIM, index="exact") as store:
+        real, sizes = store._client.upsert, []
+        monkeypatch.setattr(
+            store._client, "upsert", lambda name, rows: sizes.append(len(rows)) or real(name, rows)
+        )
+        store.upsert(names(7), vectors(7))
+        assert sizes == [3, 3, 1] and store.count() == 7

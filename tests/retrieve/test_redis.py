@@ -7,15 +7,18 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 
 from refimpl.retrieve import StoreError, open_store
-from refimpl.retrieve.servers import base, keeping
+from refimpl.retrieve.servers import entry, keeping
+from refimpl.retrieve.servers import redis as redis_store
 from refimpl.retrieve.servers.client import redis_module
-from tests.retrieve.servers import WRITER, needs_redis, own_server
+from refimpl.retrieve.servers.entry import Entry
+from tests.retrieve.servers import WRITER, needs_redis, needs_vset, own_server, vset_command
 
 pytestmark = needs_redis
 DIM = 8
@@ -55,6 +58,7 @@ def test_what_lies_in_the_server(server, client):
         "dim": DIM,
         "metric": "cosine",
         "encoder": "minilm",
+        "id": store._entry._id,
     }
     row = client.hgetall("refimpl:t:row:é/1")
     assert np.array_equal(np.frombuffer(row[b"vector"], "<f4"), vectors(1)[0])
@@ -104,7 +108,7 @@ def test_two_writers_of_the_same_rows_end_alike(server, client):
 
 
 def test_a_reader_that_slept_through_the_whole_stream_reads_all_again(server, client, monkeypatch):
-    monkeypatch.setattr(base, "REMEMBERED", 20)
+    monkeypatch.setattr(entry, "REMEMBERED", 20)
     with opened(server) as writer, opened(server) as reader:
         writer.upsert(names(3), vectors(3))
         assert reader.count() == 3
@@ -121,7 +125,7 @@ def test_a_reader_that_slept_through_the_whole_stream_reads_all_again(server, cl
 
 
 def test_a_load_that_is_interrupted_is_done_again(server, client, monkeypatch):
-    monkeypatch.setattr(base, "REMEMBERED", 20)
+    monkeypatch.setattr(entry, "REMEMBERED", 20)
     with opened(server) as writer, opened(server) as reader:
         for start in range(0, 3000, 20):
             writer.upsert(names(20, start), vectors(20, seed=start))
@@ -163,6 +167,76 @@ def test_what_is_gone_is_not_written(server, client):
             with pytest.raises(StoreError, match="gone from the server"):
                 call()
         assert client.keys("*") == []
+
+
+def test_a_store_that_was_made_anew_is_not_the_one_that_was_opened(server, client):
+    """Its rows may have another dimension, or be searched by the server."""
+    with opened(server) as old:
+        client.flushall()
+        with open_store(f"{server.url}?name=t", dim=2 * DIM) as new:
+            calls = (
+                lambda: old.upsert(["a"], vectors(1)),
+                lambda: old.delete(["a"]),
+                old.count,
+                lambda: old.search(vectors(1)),
+            )
+            for call in calls:
+                with pytest.raises(StoreError, match="gone from the server"):
+                    call()
+            assert new.count() == 0
+
+
+def test_a_filter_deletes_no_row_that_was_replaced_meanwhile(server, client, monkeypatch):
+    with opened(server) as one, opened(server) as two:
+        one.upsert(names(3), vectors(3), [{"old": True}] * 3)
+        real = one._matching
+
+        def late(filter):
+            found = real(filter)
+            two.upsert(["r1"], vectors(1, seed=9), [{"old": False}])
+            return found
+
+        monkeypatch.setattr(one, "_matching", late)
+        assert one.delete(filter={"old": True}) == 2
+        assert two.count() == 1 and two.get(["r1"])[0].metadata == {"old": False}
+
+
+def test_the_first_to_name_an_encoder_decides(server, client):
+    with opened(server):
+        pass
+    entries = [Entry(client, b"refimpl:t:", "t") for _ in range(2)]
+    real = client.transaction
+
+    def slow(*given, **options):  # both have seen that there is none
+        client.transaction = real
+        entries[1].open(None, "cosine", "second", None, None)
+        return real(*given, **options)
+
+    client.transaction = slow
+    try:
+        with pytest.raises(StoreError, match="encoder: got 'first'; this store was made with 'second'"):
+            entries[0].open(None, "cosine", "first", None, None)
+    finally:
+        client.transaction = real
+
+
+def test_a_reader_stops_at_what_was_acknowledged_before(server, client, monkeypatch):
+    """Beside a writer that never rests it would not come to an end."""
+    with opened(server) as writer, opened(server) as reader:
+        monkeypatch.setattr(redis_store, "BATCH", 2)
+        writer.upsert(["a"], vectors(1))
+        writer.upsert(["b"], vectors(1, seed=1))
+        real, step = reader._fetch, iter(range(100))
+
+        def busy(ids):
+            real(ids)
+            for _ in range(2):  # as many as are read at once
+                writer.upsert([f"s{next(step)}"], vectors(1))
+
+        monkeypatch.setattr(reader, "_fetch", busy)
+        assert reader.count() == 2
+        monkeypatch.setattr(reader, "_fetch", real)
+        assert reader.count() == writer.count() == 2 + next(step)
 
 
 def test_a_wrong_password_is_a_refusal_and_an_error_shows_no_vectors(server, client):
@@ -286,6 +360,7 @@ def test_altered_rows_and_lost_stores_are_noticed(server, client):
         ("redis://localhost/0?name=", "name=..."),
         ("redis://localhost/0?index=faiss", "name=..., index=local|vset|search"),
         ("redis://localhost/0?db=1", "name=..."),
+        ("redis://localhost/0?name=a&name=b", "got 'an option twice'"),
         ("redis://localhost/0#x", "name=..."),
         ("redis//localhost", "takes a URL that starts with"),
         ("redis://localhost/docs", "takes the number of a database"),
@@ -366,10 +441,14 @@ def test_the_server_goes_and_comes_back():
             assert reader.search(vectors(1, seed=5), k=1)[0][0].id == "x"
 
 
-@pytest.mark.parametrize("append", ["no", "yes"])
-def test_what_was_flushed_is_on_the_disk(append):
+@pytest.mark.parametrize(
+    ("append", "command"),
+    [("no", None), ("yes", None), pytest.param("yes", vset_command(), marks=needs_vset)],
+    ids=["snapshot", "policy", "waitaof"],
+)
+def test_what_was_flushed_is_on_the_disk(append, command):
     """Without an append-only file a snapshot is saved; killed after it, nothing is missing."""
-    with own_server("--appendonly", append, "--appendfsync", "everysec") as server:
+    with own_server("--appendonly", append, "--appendfsync", "everysec", command=command) as server:
         with opened(server) as store:
             store.upsert(names(20), vectors(20))
             store.flush()
@@ -385,3 +464,23 @@ def test_what_was_flushed_is_on_the_disk(append):
             except StoreError:
                 assert time.monotonic() < end
                 time.sleep(0.1)
+
+
+def test_flushes_at_once_do_not_owe_one_another(monkeypatch):
+    """One that finds the server syncing at each command, because another flush has told it to, must do so itself."""
+    with own_server("--appendonly", "yes", "--appendfsync", "everysec") as server:
+        client = redis_module().Redis.from_url(server.url)
+        monkeypatch.setattr(keeping, "_waits", lambda server: False)
+        with opened(server) as store:
+            with client.lock("refimpl:flushing", timeout=60):
+                client.config_set("appendfsync", "always")  # as a flush in another process has it
+                store.upsert(names(3), vectors(3))
+                flush = threading.Thread(target=store.flush)
+                flush.start()
+                flush.join(0.3)
+                assert flush.is_alive() and not client.exists("refimpl:t:flushed")
+                client.config_set("appendfsync", "everysec")
+            flush.join(10)
+            assert client.exists("refimpl:t:flushed")
+            assert client.config_get("appendfsync") == {"appendfsync": "everysec"}
+        client.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -204,13 +205,54 @@ def test_two_writers_declare_the_same_number(server, fresh, scans):
 
 
 @needs_search
-def test_too_many_names_of_numbers_change_no_row(server, fresh):
+def test_more_names_of_numbers_than_a_schema_takes(server, fresh, scans):
+    """The first thousand are declared; a filter on another one reads the rows."""
     with opened(server) as store:
-        store.upsert(["good"], vectors(1), [{"n": 1}])
-        with pytest.raises(StoreError, match="server refused"):
-            store.upsert(["bad"], vectors(1), [{f"n{i}": i for i in range(1100)}])
-        assert store.count() == 1 and store.get(["bad"]) == [None]
-        assert store.search(vectors(1), filter={"n": {"$gt": 0}})[0][0].id == "good"
+        store.upsert(["few"], vectors(1), [{"n": 1}])
+        store.upsert(["many"], vectors(1, seed=1), [{f"n{i}": i for i in range(1100)}])
+        store.upsert(["later"], vectors(1, seed=2), [{"m": 7, "n": 2}])
+        with opened(server) as other:
+            for some in (store, other):
+                for filter, wanted in (
+                    ({"n": {"$gt": 0}}, {"few", "later"}),
+                    ({"m": {"$gt": 6}}, {"later"}),
+                    ({"n1099": {"$gt": 1098}}, {"many"}),
+                    ({"n7": 7}, {"many"}),
+                ):
+                    assert {h.id for h in some.search(vectors(1), filter=filter)[0]} == wanted, filter
+        declared = fresh.scard("refimpl:t:numbers")
+        assert 900 < declared < 1100 and 0 < len(scans) <= 4
+
+
+@needs_search
+def test_many_open_a_new_store_at_once(server, fresh, scans):
+    """Each declares a number of its own: whose index it is must not matter."""
+    for turn in range(4):
+        fresh.flushall()
+        failures: list[BaseException] = []
+        gate = threading.Barrier(4)
+
+        def work(i, gate=gate, failures=failures):
+            try:
+                gate.wait()
+                with opened(server) as store:
+                    store.upsert([f"r{i}"], vectors(1, seed=i), [{"n": i + 1, f"own{i}": 1}])
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == [], turn
+        with opened(server) as store:
+            assert {h.id for h in store.search(vectors(1), filter={"n": {"$gt": 0}})[0]} == set(names(4))
+            for i in range(4):
+                assert [h.id for h in store.search(vectors(1), filter={f"own{i}": {"$gt": 0}})[0]] == [
+                    f"r{i}"
+                ]
+    assert scans == []
 
 
 @needs_search
@@ -225,7 +267,10 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(scans):
         with pytest.raises(StoreError, match="not reachable"):
             store.search(vectors(1))
         server.start()
-        assert store.search(vectors(5, seed=1), filter={"n": {"$lt": 30}}) == before
+        after = store.search(
+            vectors(5, seed=1), filter={"n": {"$lt": 30}}
+        )  # of the rows, if the index is behind
+        assert [[h.id for h in hits] for hits in after] == [[h.id for h in hits] for hits in before]
         assert store.delete(filter={"n": {"$lt": 10}}) == 10 and store.count() == 40
         store.upsert(["new"], vectors(1, seed=9), [{"n": -1, "later": 2}])
         assert store.search(vectors(1), filter={"later": {"$gt": 1}})[0][0].id == "new"
@@ -276,11 +321,25 @@ def test_bad_input(server, fresh):
     for wrong in ("ivf", "fastscan", "auto"):
         with pytest.raises(ValueError, match="RediSearch takes HNSW"):
             opened(server, wrong)
+    url = server.url + "?db=1&name=t&index=search"
+    with pytest.raises(ValueError, match="database 1 and index=search; RediSearch takes database 0"):
+        open_store(url, DIM)
     assert fresh.keys("*") == []
     with opened(server, Exact()) as store:
         with pytest.raises(ValueError, match="extreme length in row 1; RediSearch takes 1e-15 to 1e15"):
             store.upsert(names(2), vectors(2) * np.array([[1.0], [1e-20]]))
         assert store.count() == 0
+
+
+@needs_search
+def test_a_store_whose_index_cannot_be_made_leaves_nothing(server, fresh):
+    fresh.execute_command("ACL SETUSER poor on >word ~* +@all -ft.create")
+    try:
+        with pytest.raises(StoreError, match="refused"):
+            open_store(server.url.replace("unix://", "unix://poor:word@") + "?name=t&index=search", DIM)
+        assert fresh.keys("*") == []
+    finally:
+        fresh.execute_command("ACL DELUSER poor")
 
 
 @needs_redis
@@ -305,5 +364,5 @@ def test_a_cluster_is_refused():
         with pytest.raises(ValueError, match="index=search in a cluster; takes local or vset"):
             open_store(f"{url}?index=search", DIM)
         client = redis_module().RedisCluster.from_url(url.replace("+cluster", ""))
-        assert client.keys("*") == []
+        assert client.keys("*", target_nodes="primaries") == []
         client.close()

@@ -311,6 +311,16 @@ def test_a_cluster_of_three():
         for wrong, text in (({"dim": 4}, "dim: got 4"), ({"encoder": "x"}, "encoder: got 'x'")):
             with pytest.raises(StoreError, match=text):
                 open_store(f"{url}?name=t", **wrong)
+        for index, kind, text in (
+            ("nonsense", ValueError, "index: got 'nonsense'"),
+            (None, StoreError, "no vector sets"),
+        ):
+            with pytest.raises(kind, match=text):
+                open_store(f"{url}?name=bad&index={'local' if index else 'vset'}", DIM, index=index)
+        left = redis_module().RedisCluster.from_url(url.replace("+cluster", ""))
+        assert left.keys("refimpl:{bad}*", target_nodes="primaries") == []
+        assert _filtered_delete(url) == [1, 2]
+        left.close()
         with pytest.raises(ValueError, match="braces"):
             open_store(f"{url}?name=%7Bt%7D", DIM)
         client = redis_module().RedisCluster.from_url(url.replace("+cluster", ""))
@@ -320,6 +330,15 @@ def test_a_cluster_of_three():
             open_store(f"{url}?name=t")
     with pytest.raises(StoreError, match="not reachable|refused"):
         open_store(f"{url}?name=t", DIM)
+
+
+def _filtered_delete(url: str) -> list[int]:
+    """What a filter deletes, which watches its rows, and an encoder that is said later."""
+    with open_store(f"{url}?name=f", DIM) as store, open_store(f"{url}?name=f", DIM, encoder="x") as other:
+        store.upsert(names(3), vectors(3), [{"n": i} for i in range(3)])
+        removed = [other.delete(filter={"n": 0}), store.delete(filter={"n": {"$gt": 0}})]
+        assert other.count() == 0
+        return removed
 
 
 def _move_slots(store: cluster.ClusterStore) -> None:

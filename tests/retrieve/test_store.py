@@ -80,7 +80,8 @@ def test_hnsw_finds_what_exact_search_finds():
         near, exact = store.search(queries), store.search(queries, exact=True)
     same = [len({h.id for h in a} & {h.id for h in b}) for a, b in zip(near, exact, strict=True)]
     assert sum(same) >= 0.97 * 1000
-    assert sum(same) < 1000 or near == exact
+    ids = [[[h.id for h in hits] for hits in some] for some in (near, exact)]
+    assert sum(same) < 1000 or ids[0] == ids[1]
 
 
 def test_hnsw_passes_its_numbers_on():

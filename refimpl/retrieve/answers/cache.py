@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from refimpl.checks import check_number, check_tensor
-from refimpl.retrieve.store import Store
+from refimpl.retrieve.store import Store, StoreError
 
 __all__ = ["Calibration", "SemanticCache", "break_even_hit_rate", "calibrate"]
 
@@ -22,7 +23,8 @@ class SemanticCache:
 
     Args:
         store: any `refimpl.retrieve.Store`.
-        threshold: least cosine of a hit, -1 to 1.
+        threshold: least cosine of a hit, -1 to 1; or the next number above 1, at which nothing is one, as `calibrate` says where
+            a pair with other answers has a cosine of 1.
 
     Raises:
         TypeError, ValueError: no store, a threshold out of bounds.
@@ -31,19 +33,35 @@ class SemanticCache:
     def __init__(self, store: Store, threshold: float) -> None:
         if not isinstance(store, Store):
             raise TypeError(f"store: got {type(store).__name__}; takes a Store, from open_store")
-        self.store, self.threshold = store, check_number("threshold", threshold, -1, 1)
+        self.store, self.threshold = store, check_number("threshold", threshold, -1, math.nextafter(1, 2))
 
     def get(self, vector: np.ndarray | Tensor) -> str | None:
-        """The answer to the nearest question, ``[dim]``, if it is near enough; else None."""
-        (hits,) = self.store.search(vector[None], k=1)
-        return hits[0].metadata["answer"] if hits and hits[0].score >= self.threshold else None
+        """The answer to the nearest question, ``[dim]``, if it is near enough; else None.
+
+        Raises:
+            TypeError, ValueError: no array or tensor of one dimension, or not that of the store.
+            StoreError: the nearest row of the store is no question with an answer.
+        """
+        (hits,) = self.store.search(_row(vector), k=1)
+        if not hits or hits[0].score < self.threshold:
+            return None
+        if not isinstance(answer := hits[0].metadata.get("answer"), str):
+            raise StoreError(f"store: row {hits[0].id!r} has no answer; a cache takes a store of its own")
+        return answer
 
     def put(self, question: str, vector: np.ndarray | Tensor, answer: str) -> None:
         """Keep an answer; the same question again replaces it."""
         for name, value in (("question", question), ("answer", answer)):
             if not isinstance(value, str):
                 raise TypeError(f"{name}: got {type(value).__name__}; takes a string")
-        self.store.upsert([question], vector[None], [{"answer": answer}])
+        self.store.upsert([question], _row(vector), [{"answer": answer}])
+
+
+def _row(vector: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    if not isinstance(vector, np.ndarray | Tensor) or vector.ndim != 1:
+        got = tuple(vector.shape) if isinstance(vector, np.ndarray | Tensor) else type(vector).__name__
+        raise TypeError(f"vector: got {got}; takes an array or a tensor of one dimension")
+    return vector[None]
 
 
 @dataclass(frozen=True)

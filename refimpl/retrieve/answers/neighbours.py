@@ -39,7 +39,9 @@ def neighbour_probabilities(scores: Tensor, labels: Tensor, classes: int, temper
     there = scores > -torch.inf
     if bool((there & ((labels < 0) | (labels >= classes))).any()):
         raise ValueError(f"labels: got one outside 0 to {classes - 1}; takes those")
-    weights = (scores / temperature).softmax(1).nan_to_num(0.0)  # a row of -inf only has no softmax
+    best = scores.amax(1, keepdim=True)
+    # the best one first, so that no small T overflows; a row of -inf only has no softmax
+    weights = ((scores - best) / temperature).softmax(1).nan_to_num(0.0)
     found = torch.zeros(len(scores), classes, device=scores.device)
     found.scatter_add_(1, labels.long().clamp(0, classes - 1), weights * there)
     return torch.where(there.any(1, keepdim=True), found, 1.0 / classes)

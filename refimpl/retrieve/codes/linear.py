@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from refimpl.checks import check_int, check_number
 from refimpl.retrieve.codes.common import Code
-from refimpl.retrieve.rows import check_array
+from refimpl.retrieve.rows import check_array, unit
 
 __all__ = ["LinearCode", "matryoshka", "principal", "truncation"]
 
@@ -41,7 +41,10 @@ class LinearCode(Code):
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """See `Code.encode`."""
         z = check_array("vectors", vectors, self.dim) @ self.weight.T
-        return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12) if self.unit else z
+        if self.unit:  # but for a vector of which nothing is left
+            there = z.any(1)
+            z[there] = unit(z[there])
+        return z
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """The shortest x with ``W x = z``."""

@@ -30,8 +30,15 @@ class FloatCode(Code):
         return self.dim * self.dtype.itemsize
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
-        """See `Code.encode`."""
-        return check_array("vectors", vectors, self.dim).astype(self.dtype)
+        """See `Code.encode`.
+
+        Raises:
+            TypeError, ValueError: no such array; a number that 16 bits cannot hold.
+        """
+        vectors = check_array("vectors", vectors, self.dim)
+        if self.dtype.itemsize == 2 and float(np.abs(vectors).max(initial=0.0)) > 65504:
+            raise ValueError("vectors: got a number beyond 65,504; 16 bits take no larger one")
+        return vectors.astype(self.dtype)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """See `Code.decode`."""
@@ -49,15 +56,15 @@ class Int8Code(Code):
         training: ``[T, dim]``, of which the largest absolute value sets the scale.
 
     Raises:
-        TypeError, ValueError: no such array, or only zeros.
+        TypeError, ValueError: no such array, or nothing above 1e-30 in it.
     """
 
     def __init__(self, training: np.ndarray) -> None:
         training = check_array("training", training)
         self.dim = training.shape[1]
         largest = float(np.abs(training).max(initial=0.0))
-        if largest == 0:
-            raise ValueError("training: got only zeros; takes vectors with a direction")
+        if largest < 1e-30:  # zeros, or so small that the step would have no digits
+            raise ValueError(f"training: got {largest:.0e} as the largest number; takes 1e-30 at least")
         self.scale = largest / 127
 
     @property

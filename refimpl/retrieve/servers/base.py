@@ -1,6 +1,6 @@
 """Rows in a Redis server, whoever searches them: keys, manifest, transactions.
 
-    refimpl:<name>:manifest      JSON: format, dimension, metric, encoder; the index, where the server keeps one
+    refimpl:<name>:manifest      JSON: format, dimension, metric, encoder; the index, where the server keeps one; an id
     refimpl:<name>:row:<id>      hash: vector (little-endian float32), metadata (JSON)
     refimpl:<name>:ids           set of all ids
     refimpl:<name>:changes       stream: the ids of each change, in order
@@ -22,16 +22,15 @@ from typing import Any
 import numpy as np
 
 from refimpl.retrieve.filters import compile_filter
-from refimpl.retrieve.manifest import check_manifest
 from refimpl.retrieve.rows import Metadata, check_dim, check_ids, check_metadata, check_vectors
+from refimpl.retrieve.servers import entry
 from refimpl.retrieve.servers.client import server_errors
+from refimpl.retrieve.servers.entry import Entry
 from refimpl.retrieve.servers.keeping import bring_to_disk, refuse_a_cache
 from refimpl.retrieve.servers.scan import Batch
 from refimpl.retrieve.store import Store, StoreError, Vectors
 
-FORMAT = "refimpl-redis-1"
 BATCH = 1000  # rows a transaction or a fetch: 1.5 MB of 384 dimensions
-REMEMBERED = 10_000  # changes in the stream; a store that slept through more reads all rows again
 SERVED = (
     "vset",
     "search",
@@ -49,9 +48,8 @@ class RedisBase(Store):
         node: the client of the server that has these keys, where ``client`` is a cluster's.
     """
 
-    _served: str | None = None  # one of SERVED, of a store that its server searches
+    _served: str | None = None  # one of `entry.SERVED`, of a store that its server searches
     _made: dict[str, Any] | None = None  # the index that the server keeps
-    _kind: str | None = None  # whose
 
     def __init__(
         self,
@@ -72,42 +70,16 @@ class RedisBase(Store):
         dim = None if dim is None else check_dim(dim)
         with server_errors():
             refuse_a_cache(self._node())
-            manifest = self._manifest(dim, metric, encoder)
+            self._entry = Entry(client, self._key, name)
+            manifest = self._entry.open(dim, metric, encoder, self._served, self._made)
         self._dim, self._metric = manifest["dim"], manifest["metric"]
         self._encoder = manifest["encoder"]
+        self._made = manifest.get(self._entry.kind or "")
 
-    def _manifest(self, dim: int | None, metric: str, encoder: str | None) -> dict[str, Any]:
-        """The one that is there; a new one where there is none, unless another process is quicker."""
-        key = self._key + b"manifest"
-        payload = self._redis.get(key)
-        if payload is None:
-            if dim is None:
-                raise ValueError("dim: got None; takes the numbers a vector, as there is no store yet")
-            fields = {"format": FORMAT, "dim": dim, "metric": metric, "encoder": encoder}
-            if self._served is not None:
-                fields[self._served] = self._made
-            with self._redis.pipeline(transaction=True) as batch:
-                batch.set(key, json.dumps(fields), nx=True)
-                # never empty: the last entry that a store has seen tells whether it missed any
-                batch.xadd(self._key + b"changes", {"ids": "[]"}, maxlen=REMEMBERED)
-                batch.get(key)
-                payload = batch.execute()[-1]
-        try:
-            found: dict[str, Any] = dict(json.loads(payload))
-        except (ValueError, TypeError) as error:
-            raise StoreError(f"name: {self._name!r} has no readable manifest ({error})") from error
-        check_manifest(found, FORMAT, dim, metric, encoder)
-        self._kind = next((kind for kind in SERVED if kind in found), None)
-        if self._served not in (None, self._kind):
-            raise StoreError(
-                f"url: got index={self._served}; this store was made with index={self._kind or 'local'}, "
-                "and its rows are in no other index"
-            )
-        self._made = found.get(self._kind or "")
-        if encoder is not None and found["encoder"] is None:  # the first to say it decides
-            found["encoder"] = encoder
-            self._redis.set(key, json.dumps(found))
-        return found
+    @classmethod
+    @abstractmethod
+    def check(cls, client: Any, prefix: str, index: Any) -> Any:
+        """The index that was asked for; what this server or this process lacks for it is said before anything is written."""
 
     # -- writing -------------------------------------------------------------------------------------
 
@@ -137,8 +109,7 @@ class RedisBase(Store):
         if (ids is None) == (filter is None):
             raise ValueError("ids, filter: got both or none; takes exactly one of them")
         names = None if ids is None else check_ids(ids)
-        if filter is not None:
-            compile_filter(filter)
+        test = None if filter is None else compile_filter(filter)
         with self._lock, self._open():
             self._check_writer()
             if filter is not None:
@@ -146,32 +117,48 @@ class RedisBase(Store):
             names = names or []
             removed = 0
             for start in range(0, len(names), BATCH):
-                part = names[start : start + BATCH]
-                with self._redis.pipeline(transaction=True) as batch:
-                    for name in part:
-                        batch.delete(self._key + b"row:" + name.encode())
-                    batch.srem(self._key + b"ids", *part)
-                    self._note(batch, part)
-                    self._also_delete(batch, part)
-                    removed += sum(batch.execute()[: len(part)])
+                removed += self._remove(names[start : start + BATCH], test)
             return removed
+
+    def _remove(self, names: list[str], test: Callable[[Metadata], bool] | None) -> int:
+        """Delete these rows; with a test those that meet it still: another process may have replaced them."""
+        keys = [self._key + b"row:" + name.encode() for name in names]
+
+        def delete(batch: Any) -> int:
+            part = names
+            if test is not None:
+                there, _, metadata = self._rows([name.encode() for name in names])
+                part = [name for name, row in zip(there, metadata, strict=True) if test(row)]
+            batch.multi()
+            for name in part:
+                batch.delete(self._key + b"row:" + name.encode())
+            if part:
+                batch.srem(self._key + b"ids", *part)
+                self._note(batch, part)
+                self._also_delete(batch, part)
+            return len(part)
+
+        if test is not None:  # done again when one of the rows changes meanwhile
+            return int(self._redis.transaction(delete, *keys, value_from_callable=True))
+        with self._redis.pipeline(transaction=True) as batch:
+            count = delete(batch)
+            return sum(batch.execute()[:count])
 
     def _check_writer(self) -> None:
         """Nothing is written into what is no store any more, nor past the server's index."""
         self._check_there()
-        if self._kind != self._served:
+        if self._entry.kind != self._served:
             raise StoreError(
-                f"url: got index=local; this store was made with index={self._kind}, and is written with it only"
+                f"url: got index=local; this store was made with index={self._entry.kind}, and is written with it only"
             )
 
     def _check_there(self) -> None:
-        if not self._redis.exists(self._key + b"manifest"):
-            raise StoreError(
-                f"name: the store {self._name!r} is gone from the server; open it again to make it"
-            )
+        self._entry.check_there()
 
     def _note(self, batch: Any, names: list[str]) -> None:
-        batch.xadd(self._key + b"changes", {"ids": json.dumps(names)}, maxlen=REMEMBERED, approximate=True)
+        batch.xadd(
+            self._key + b"changes", {"ids": json.dumps(names)}, maxlen=entry.REMEMBERED, approximate=True
+        )
 
     def _prepare(self, rows: np.ndarray, metadata: list[Metadata]) -> None:
         """What must be there before these rows are; nothing here. May refuse them."""
@@ -240,7 +227,10 @@ class RedisBase(Store):
             StoreError: the server cannot be reached, or does not let its clients ask for that.
         """
         with self._lock, self._open():
-            bring_to_disk(self._node(), self._key + b"flushed")
+            server = self._node()
+            # of a cluster's server, a key that lies there
+            lock = b"refimpl:flushing" if server is self._redis else self._key + b"flushing"
+            bring_to_disk(server, self._key + b"flushed", lock)
 
     def close(self) -> None:
         """See `Store.close`; what was written is in the server already, `flush` is for its disk."""

@@ -27,18 +27,25 @@ def server_errors() -> Iterator[None]:
 
 def has_vector_sets(client: Any, key: str | bytes = "none") -> bool:
     """Whether a Redis server knows vector sets; of a cluster's client, the node that has ``key``."""
-    try:
-        client.execute_command("VCARD", key)
-    except redis_module().ResponseError:
-        return False
-    return True
+    return _knows(client, "VCARD", key)
 
 
 def has_search(client: Any) -> bool:
     """Whether a Redis server has RediSearch, as a module or as the query engine of Redis 8."""
+    return _knows(client, "FT._LIST")
+
+
+def _knows(client: Any, *command: Any) -> bool:
+    errors = redis_module().exceptions
     try:
-        client.execute_command("FT._LIST")
-    except redis_module().ResponseError:
+        client.execute_command(*command)
+    except errors.NoPermissionError:
+        raise
+    except errors.ResponseError:
+        return False
+    except errors.RedisError as error:  # a cluster's client asks its nodes for the commands that they know
+        if "doesn't exist in Redis commands" not in str(error):
+            raise
         return False
     return True
 

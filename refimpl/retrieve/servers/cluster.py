@@ -53,6 +53,7 @@ class ClusterStore(Store):
         with server_errors():
             client = connect()
         try:
+            kind.check(client, f"refimpl:{{{name}}}:", index)
             with server_errors():
                 tags = self._tags(client, dim)
             for tag in tags:
@@ -98,7 +99,7 @@ class ClusterStore(Store):
             raise StoreError(f"name: {self._name!r} has no readable list of shards ({error})") from error
 
     def _of(self, name: str) -> int:
-        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+        digest = hashlib.sha256(name.encode()).digest()
         return int.from_bytes(digest[:8], "big") % len(self._shards)
 
     def _split(self, names: list[str]) -> list[list[int]]:

@@ -32,26 +32,55 @@ def refuse_a_cache(server: Any) -> None:
         )
 
 
-def bring_to_disk(server: Any, key: bytes) -> None:
+def bring_to_disk(server: Any, key: bytes, lock: bytes) -> None:
     """Wait until everything that was written before is on the server's disk.
 
-    Without an append-only file a snapshot is saved. With one that is not synced at each command it is for
-    one, of ``key``: what was written before is then on the disk too.
+    Without an append-only file a snapshot is saved. With one that is not synced at each command, ``key`` is written and
+    its sync waited for, by ``WAITAOF``; a server before 7.2 is told to sync at each command for this one. What was written before
+    is then on the disk too.
+
+    Args:
+        server: client of one server.
+        key: written.
+        lock: held while a server is told so: who finds it synced at each command must not owe that to another one's flush.
     """
     options = server.config_get("append*")
     if options["appendonly"] != "yes":
-        end = time.monotonic() + SAVING
-        while True:
-            try:
-                server.save()
+        _save(server)
+    elif _waits(server):
+        with server.pipeline(
+            transaction=False
+        ) as batch:  # one connection: it waits for what it has written itself
+            batch.set(key, b"1")
+            batch.execute_command("WAITAOF", 1, 0, int(1000 * SAVING))
+            synced = batch.execute()[1][0]
+        if not synced:
+            raise StoreError(f"redis: its append-only file was not synced within {SAVING:.0f} s")
+    else:
+        with server.lock(lock, timeout=SAVING):
+            policy = server.config_get("appendfsync")["appendfsync"]
+            if policy == "always":
                 return
-            except redis_module().ResponseError as error:  # a snapshot that began before these writes
-                if "in progress" not in str(error) or time.monotonic() > end:
-                    raise
-            time.sleep(0.05)
-    elif options["appendfsync"] != "always":
-        server.config_set("appendfsync", "always")
+            server.config_set("appendfsync", "always")
+            try:
+                server.set(key, b"1")  # answered when it is on the disk
+            finally:
+                server.config_set("appendfsync", policy)
+
+
+def _save(server: Any) -> None:
+    end = time.monotonic() + SAVING
+    while True:
         try:
-            server.set(key, b"1")  # answered when it is on the disk
-        finally:
-            server.config_set("appendfsync", options["appendfsync"])
+            server.save()
+            return
+        except redis_module().ResponseError as error:  # a snapshot that began before these writes
+            if "in progress" not in str(error) or time.monotonic() > end:
+                raise
+        time.sleep(0.05)
+
+
+def _waits(server: Any) -> bool:
+    """Whether it knows WAITAOF."""
+    version = str(server.info("server").get("redis_version", "0")).split(".")
+    return tuple(int(part) for part in version[:2]) >= (7, 2)

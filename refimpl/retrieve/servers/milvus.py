@@ -35,7 +35,8 @@ from refimpl.retrieve.servers.language import expression
 from refimpl.retrieve.servers.scan import Batch, best_of
 from refimpl.retrieve.store import Hit, Item, Store, StoreError, Vectors
 
-BATCH = 1000  # rows a call: a message has 64 MB at most
+BATCH = 1000  # rows a call
+MESSAGE = 2**25  # bytes of vectors in a call, at most: a message has 64 MB with all
 MOST_HITS = 16384  # that a Milvus server gives for one query
 NOT_LOADED = 101  # the code of an error of Milvus
 TIMEOUT = 30.0  # seconds until a server that does not answer is given up
@@ -85,12 +86,18 @@ class MilvusStore(Store):
         names = check_ids(ids, len(rows))
         extra = check_metadata(metadata, len(rows))
         check_lengths(rows, "Milvus")
+        for i, row in enumerate(extra):
+            if _beyond(row):
+                raise ValueError(
+                    f"metadata: got an integer of more than 64 bits at index {i}; Milvus takes 64"
+                )
         for name in names:
             if len(name.encode()) > LONGEST:
                 raise ValueError(f"ids: got one of {len(name.encode())} bytes; Milvus takes {LONGEST}")
         with self._lock, self._open():
-            for start in range(0, len(names), BATCH):
-                part = range(start, min(start + BATCH, len(names)))
+            count = max(1, min(BATCH, MESSAGE // (4 * self._dim)))
+            for start in range(0, len(names), count):
+                part = range(start, min(start + count, len(names)))
                 self._client.upsert(
                     self._name,
                     [
@@ -274,4 +281,11 @@ class MilvusStore(Store):
 
 def _key(name: str) -> str:
     """A key that needs no quoting, whatever the id holds."""
-    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def _beyond(value: Any) -> bool:
+    """Whether an integer in it, however deep, needs more than 64 bits."""
+    if isinstance(value, dict | list):
+        return any(_beyond(part) for part in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, int) and not -(2**63) <= value < 2**63

@@ -36,13 +36,19 @@ class RedisStore(RedisBase):
         encoder: str | None,
         node: Callable[[], Any] | None = None,
     ) -> None:
-        engines.faiss()  # what is wrong here is said before the server keeps a manifest
-        self._index = None if index is None else indexes.check_index(index)
-        if isinstance(self._index, indexes.HNSW) and self._index.library == "hnswlib":
-            engines.hnswlib()
+        self._index = self.check(client, prefix, index)
         super().__init__(client, url, name, prefix, dim, metric, encoder, node)
         with server_errors():
             self._load()
+
+    @classmethod
+    def check(cls, client: Any, prefix: str, index: Any) -> indexes.Config | None:
+        """See `RedisBase.check`."""
+        engines.faiss()
+        config = None if index is None else indexes.check_index(index)
+        if isinstance(config, indexes.HNSW) and config.library == "hnswlib":
+            engines.hnswlib()
+        return config
 
     def _load(self) -> None:
         """All rows, and the change that they hold at least."""
@@ -57,23 +63,29 @@ class RedisStore(RedisBase):
         self._seen = newest[0][0]
 
     def _follow(self) -> None:
-        """Bring the local rows up to the last acknowledged change."""
+        """Bring the local rows up to the last change that was acknowledged before; later ones may come for ever."""
         changes = self._key + b"changes"
+        last = b"+"
         while True:
             with self._redis.pipeline(transaction=False) as batch:
+                batch.xrevrange(changes, count=1)
                 batch.xrange(changes, self._seen, self._seen, count=1)
-                batch.xrange(changes, b"(" + self._seen, b"+", count=BATCH)
-                known, entries = batch.execute()
+                batch.xrange(changes, b"(" + self._seen, last, count=BATCH)
+                newest, known, entries = batch.execute()
             if not known:  # the stream was cut beyond it, or the server lost it
                 self._load()
                 return
             if not entries:
                 return
+            if last == b"+":
+                last = newest[0][0]
             named = dict.fromkeys(name for _, fields in entries for name in json.loads(fields[b"ids"]))
             ids = [name.encode() for name in named]
             for start in range(0, len(ids), BATCH):
                 self._fetch(ids[start : start + BATCH])
             self._seen = entries[-1][0]
+            if self._seen == last or len(entries) < BATCH:
+                return
 
     def _fetch(self, names: Sequence[bytes]) -> None:
         """These rows as they are now; those that are not there are deleted here too."""

@@ -30,12 +30,11 @@ from refimpl.retrieve.servers.client import (
     search_errors,
     server_errors,
 )
-from refimpl.retrieve.servers.served import ServedStore
+from refimpl.retrieve.servers.served import DEFAULT, QUERIES, ServedStore
 from refimpl.retrieve.store import StoreError
 
-DEFAULT = indexes.HNSW(m=16, ef_construction=200, ef_search=256)
 BUILDING = 600.0  # seconds that the server may take to index rows that are there
-QUERIES = 100  # a round trip
+LOCKED = 60.0  # seconds after which a process that was to make the index is taken for dead
 
 
 class SearchStore(ServedStore):
@@ -43,6 +42,7 @@ class SearchStore(ServedStore):
 
     _served = "search"
     _config: indexes.HNSW | indexes.Exact
+    _full = False  # the schema
 
     def __init__(
         self,
@@ -56,14 +56,9 @@ class SearchStore(ServedStore):
         encoder: str | None,
         node: Callable[[], Any] | None = None,
     ) -> None:
-        config = DEFAULT if index is None else indexes.check_index(index)
-        if not isinstance(config, indexes.HNSW | indexes.Exact):
-            raise ValueError(f"index: got {config!r}; RediSearch takes HNSW, with its numbers, or Exact")
+        config = self.check(client, prefix, index)
         self._vl = redisvl_module()
         self._made = indexes.describe(config)
-        with server_errors():
-            if not has_search(client):
-                raise StoreError("url: got index=search, and this server has no RediSearch; use index=local")
         super().__init__(client, url, name, prefix, dim, metric, encoder, node)
         assert self._made is not None
         built = indexes.from_description(self._made)  # the first one's; how it is searched may be another
@@ -71,8 +66,27 @@ class SearchStore(ServedStore):
             built = replace(built, ef_search=config.ef_search)
         assert isinstance(built, indexes.HNSW | indexes.Exact)
         self._config = built
-        with server_errors(), search_errors():
-            self._build()
+        try:
+            with server_errors(), search_errors():
+                self._build()
+        except BaseException:
+            if self._entry.new:  # made by this call, and not to be used: leave nothing
+                client.delete(*(self._key + part for part in (b"manifest", b"changes", b"numbers")))
+            raise
+
+    @classmethod
+    def check(cls, client: Any, prefix: str, index: Any) -> indexes.HNSW | indexes.Exact:
+        """See `RedisBase.check`."""
+        config = DEFAULT if index is None else indexes.check_index(index)
+        if not isinstance(config, indexes.HNSW | indexes.Exact):
+            raise ValueError(f"index: got {config!r}; RediSearch takes HNSW, with its numbers, or Exact")
+        redisvl_module()
+        with server_errors():
+            if not has_search(client):
+                raise StoreError("url: got index=search, and this server has no RediSearch; use index=local")
+        if database := client.connection_pool.connection_kwargs.get("db"):
+            raise ValueError(f"url: got database {database} and index=search; RediSearch takes database 0")
+        return config
 
     # -- the index -----------------------------------------------------------------------------------
 
@@ -83,38 +97,46 @@ class SearchStore(ServedStore):
             made = {"m": self._config.m, "ef_construction": self._config.ef_construction}
             vector = {"algorithm": "hnsw", "ef_runtime": self._config.ef_search, **made}
         vector |= {"dims": self._dim, "distance_metric": "cosine", "datatype": "float32"}
-        self._numbers = self._known()
         prefix = self._key.decode()
         schema = {
             "index": {"name": prefix + "search", "prefix": prefix + "row:", "storage_type": "hash"},
             "fields": [
                 {"name": "vector", "type": "vector", "attrs": vector},
                 {"name": "tags", "type": "tag", "attrs": {"separator": ","}},
-                *({"name": name, "type": "numeric"} for name in sorted(self._numbers)),
             ],
         }
         self._index = self._vl.index.SearchIndex.from_dict(schema, redis_client=self._redis)
-        wanted = (vector["algorithm"].upper(), self._dim)
-        if not self._index.exists() or self._built() != wanted:
-            try:
+        with self._redis.lock(self._key + b"building", timeout=LOCKED):  # one of those who open it at once
+            wanted = (vector["algorithm"].upper(), self._dim)
+            if not self._index.exists():
+                self._index.create()
+            elif self._built() != wanted:  # left by a store that is gone
                 self._index.create(overwrite=True, drop=False)
-            except self._vl.exceptions.RedisVLError:
-                if not self._index.exists() or self._built() != wanted:  # another process was not quicker
-                    raise
+            self._numbers = self._known()
+            there = {name for field in self._fields() for name in field.values() if isinstance(name, str)}
+            for name in sorted(self._numbers - there):  # of an index that was dropped
+                self._declare(name)
         end = time.monotonic() + BUILDING
         while _int(self._index.info()["indexing"]):
             if time.monotonic() > end:
                 raise StoreError(f"redis: the server has not indexed all rows within {BUILDING:.0f} s")
             time.sleep(0.02)
 
-    def _built(self) -> tuple[str, int]:
-        """Algorithm and dimension of the index that is there, which a store that is gone may have left."""
+    def _fields(self) -> list[dict[str, Any]]:
+        """What the server says of each field of the schema."""
+        found = []
         for field in self._index.info()["attributes"]:
             words = [word.decode() if isinstance(word, bytes) else word for word in field]
-            said = dict(zip(words[::2], words[1::2], strict=False))
-            if said.get("identifier") == "vector":
-                return str(said["algorithm"]).upper(), _int(said["dim"])
-        return "", 0
+            found.append(dict(zip(words[::2], words[1::2], strict=False)))
+        return found
+
+    def _declare(self, name: str, *options: str) -> None:
+        self._redis.execute_command("FT.ALTER", self._index.name, *options, "SCHEMA", "ADD", name, "NUMERIC")
+
+    def _built(self) -> tuple[str, int]:
+        """Algorithm and dimension of the index that is there."""
+        said = next((field for field in self._fields() if field.get("identifier") == "vector"), {})
+        return str(said.get("algorithm", "")).upper(), _int(said.get("dim", 0))
 
     def _known(self) -> set[str]:
         return {name.decode() for name in self._redis.smembers(self._key + b"numbers")}
@@ -129,12 +151,18 @@ class SearchStore(ServedStore):
     def _prepare(self, rows: np.ndarray, metadata: list[Metadata]) -> None:
         check_lengths(rows, "RediSearch")
         for name in sorted(tags.numbers(metadata) - self._numbers):
+            if self._full:
+                return
             try:  # no row has it yet, so none is read again
-                self._redis.execute_command(
-                    "FT.ALTER", self._index.name, "SKIPINITIALSCAN", "SCHEMA", "ADD", name, "NUMERIC"
-                )
+                self._declare(name, "SKIPINITIALSCAN")
             except redis_module().ResponseError as error:
-                if "duplicate" not in str(error).lower():  # another process was quicker
+                said = str(error).lower()
+                if (
+                    "limit" in said or "too many" in said
+                ):  # of the fields of a schema: filters will read the rows
+                    self._full = True
+                    return
+                if "duplicate" not in said:  # another process was quicker
                     raise
             self._redis.sadd(self._key + b"numbers", name)
             self._numbers.add(name)

@@ -20,6 +20,9 @@ from refimpl.retrieve.servers.base import RedisBase
 from refimpl.retrieve.servers.scan import Batch, best_of
 from refimpl.retrieve.store import Hit, Item, Vectors
 
+DEFAULT = indexes.HNSW(m=16, ef_construction=200, ef_search=256)
+QUERIES = 100  # a round trip
+
 
 class ServedStore(RedisBase):
     """Rows in Redis, and an index over them that the server keeps and searches."""

@@ -21,12 +21,10 @@ from refimpl.retrieve import index as indexes
 from refimpl.retrieve.rows import Metadata, unit
 from refimpl.retrieve.servers.client import has_vector_sets, server_errors
 from refimpl.retrieve.servers.language import expression
-from refimpl.retrieve.servers.served import ServedStore
+from refimpl.retrieve.servers.served import DEFAULT, QUERIES, ServedStore
 from refimpl.retrieve.store import StoreError
 
-DEFAULT = indexes.HNSW(m=16, ef_construction=200, ef_search=256)
 LEAST_LINKS = 4
-QUERIES = 100  # a round trip
 
 
 class VectorSetStore(ServedStore):
@@ -47,20 +45,27 @@ class VectorSetStore(ServedStore):
         encoder: str | None,
         node: Callable[[], Any] | None = None,
     ) -> None:
+        config = self.check(client, prefix, index)
+        self._made = indexes.describe(config)
+        super().__init__(client, url, name, prefix, dim, metric, encoder, node)
+        assert self._made is not None
+        self._config = replace(config, m=self._made["m"])  # the first one's: the server refuses another
+        self._set = self._key + b"vset"
+
+    @classmethod
+    def check(cls, client: Any, prefix: str, index: Any) -> indexes.HNSW:
+        """See `RedisBase.check`."""
         config = DEFAULT if index is None else indexes.check_index(index)
         if not isinstance(config, indexes.HNSW):
             raise ValueError(f"index: got {config!r}; a vector set takes HNSW, with its numbers")
         if config.m < LEAST_LINKS:
             raise ValueError(f"index: got m={config.m}; a vector set takes {LEAST_LINKS} at least")
-        self._made = indexes.describe(config)
         with server_errors():
             if not has_vector_sets(client, prefix):
                 raise StoreError(
                     "url: got index=vset, and this server has no vector sets (Redis 8 has); use index=local"
                 )
-        super().__init__(client, url, name, prefix, dim, metric, encoder, node)
-        self._config = replace(config, m=self._made["m"])  # the first one's: the server refuses another
-        self._set = self._key + b"vset"
+        return config
 
     # -- writing -------------------------------------------------------------------------------------
 
