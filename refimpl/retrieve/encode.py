@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -108,11 +109,12 @@ def encode(
     order = sorted(
         range(len(ids)), key=lambda i: -len(ids[i])
     )  # stable; longest first: no surprise at the end
+    half = any(p.dtype == torch.bfloat16 for p in body.parameters())
     modes = [(m, m.training) for m in body.modules()]
     parts = []
     try:
         body.eval()
-        with torch.inference_mode(), bf16_products():
+        with torch.inference_mode(), bf16_products() if half else nullcontext():
             for start in range(0, max(len(order), 1), batch_size):
                 rows = [ids[i] for i in order[start : start + batch_size]]
                 batch = _pad(rows or _tokenize(tokenizer, ["x"], max_length), tokenizer, device)
