@@ -15,7 +15,7 @@ from torch import Tensor
 
 from refimpl.checks import check_int, check_tensor
 from refimpl.data import retrieval_pairs
-from refimpl.retrieve import encode
+from refimpl.retrieve import encode_cached
 
 __all__ = ["RetrievalTask", "difference", "docs_task", "metrics"]
 
@@ -36,13 +36,15 @@ class RetrievalTask:
 
         Embeddings are means over real positions, normalised; similarity is their inner product; the
         search is exact. (A tie is lost, or a broken model that maps all texts to one point were perfect.)
+        What an earlier call on this machine computed is read back (`refimpl.retrieve.encode_cached`).
 
         Raises:
             ValueError: the model gives NaN or infinity; and as `refimpl.retrieve.encode`.
         """
         options = {"pooling": "mean", "normalize": True, "max_length": max_length, "batch_size": batch_size}
         vectors = [
-            encode(model, tokenizer, list(texts), **options) for texts in (self.queries, self.documents)
+            encode_cached(model, tokenizer, list(texts), **options)
+            for texts in (self.queries, self.documents)
         ]
         queries, documents = (check_tensor("embeddings", v.float(), ndim=2, finite=True) for v in vectors)
         scores = queries @ documents.T  # (N, N)

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+import refimpl
 from refimpl.checks import check_choice
 from refimpl.files import replace_file
 from refimpl.retrieve.encode import POOLINGS, encode, fingerprint
@@ -36,7 +38,9 @@ def encode_cached(
 ) -> Tensor:
     """`encode`, or what an earlier call with the same encoder, texts and options computed.
 
-    One file for each, named by the SHA-256 over the encoder's `fingerprint`, the options, the texts in their order and autocast. A
+    One file for each, named by the SHA-256 over the encoder's `fingerprint`, the options, the texts in their order and autocast; for
+    an encoder with layers of `refimpl`, over these and the package's code too, as two layers may keep the same tensors and compute
+    differently. One with hooks is run each time: nobody knows what they do. A
     file is only taken if the SHA-256 of its numbers is the one it was written with; else it is computed anew and replaced, in one step. The
     batch size and the number of threads move the last bits only, and are not part of the name.
 
@@ -57,9 +61,11 @@ def encode_cached(
         raise TypeError("texts: got something that is no list of strings; takes a list of them")
     place = Path(folder) if folder is not None else cache_folder()
     encoder = fingerprint(model, tokenizer, pooling=pooling, max_length=max_length)
-    key = _key([encoder, _rules(tokenizer), bool(normalize), _autocast(model)], texts)
+    options = [encoder, _rules(tokenizer), bool(normalize), _autocast(model), *_own_layers(model)]
+    key = _key(options, texts)
     path = place / f"vectors-{key[:32]}.safetensors"
-    found = _read(path, key)
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    found = None if hooked else _read(path, key)
     if found is None:
         found = encode(
             model,
@@ -70,6 +76,8 @@ def encode_cached(
             max_length=max_length,
             normalize=normalize,
         )
+        if hooked:
+            return found
         try:
             place.mkdir(parents=True, exist_ok=True)
             replace_file(path, _payload(found, key))
@@ -103,6 +111,25 @@ def _autocast(model: nn.Module) -> str | None:
     """The precision in which the model runs now, if not its own."""
     device = next((p.device.type for p in model.parameters()), "cpu")
     return str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
+
+
+def _own_layers(model: nn.Module) -> list[Any]:
+    """What its layers of this package are, and a checksum of their code; nothing for a model without any."""
+    found = [
+        [name, type(module).__qualname__, module.extra_repr()]
+        for name, module in model.named_modules()
+        if type(module).__module__.partition(".")[0] == refimpl.__name__
+    ]
+    return [found, _code()] if found else []
+
+
+@cache
+def _code() -> str:
+    root = Path(refimpl.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _key(options: list[Any], texts: list[str]) -> str:

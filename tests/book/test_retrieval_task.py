@@ -32,7 +32,7 @@ def by_table(monkeypatch):
         calls.append((model, tokenizer, options))
         return torch.tensor([model[text] for text in texts])
 
-    monkeypatch.setattr(retrieval_task, "encode", encode)
+    monkeypatch.setattr(retrieval_task, "encode_cached", encode)
     return calls
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
 import torch
 
-from refimpl.retrieve import cached, encode, encode_cached
+from refimpl.quantize import Int8Dynamic, Int8Weights, quantize_
+from refimpl.retrieve import cached, encode, encode_cached, fingerprint
 from tests.retrieve.test_encode import WordTokenizer as Characters
 
 
@@ -124,3 +126,32 @@ def test_where_it_is_kept(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cached.cache_folder() == tmp_path / "Library" / "Caches" / "refimpl"
+
+
+def test_layers_that_keep_the_same_tensors_are_told_apart(tiny_bert, tmp_path, calls, monkeypatch):
+    """Bytes that are multiplied as floats, and as bytes with inputs that are rounded: the same state dictionary."""
+    two = [quantize_(copy.deepcopy(tiny_bert), config) for config in (Int8Weights(), Int8Dynamic())]
+    assert fingerprint(two[0], WordTokenizer()) == fingerprint(two[1], WordTokenizer())
+    for _ in range(2):
+        found = [encode_cached(m, WordTokenizer(), TEXTS, folder=tmp_path) for m in two]
+        assert len(calls) == 2
+        for vectors, model in zip(found, two, strict=True):
+            assert torch.equal(vectors, encode(model, WordTokenizer(), TEXTS))
+    assert not torch.equal(*found)
+    monkeypatch.setattr(cached, "_code", lambda: "other code")
+    encode_cached(two[0], WordTokenizer(), TEXTS, folder=tmp_path)
+    assert len(calls) == 3
+    encode_cached(tiny_bert, WordTokenizer(), TEXTS, folder=tmp_path)
+    assert len(calls) == 4
+    monkeypatch.undo()
+
+
+def test_an_encoder_with_hooks_is_run_each_time(tiny_bert, tmp_path, calls):
+    layer = tiny_bert.encoder.layer[0].output.dense
+    plain = encode_cached(tiny_bert, WordTokenizer(), TEXTS, folder=tmp_path)
+    handle = layer.register_forward_hook(lambda module, args, output: output * 0)
+    for _ in range(2):
+        assert not torch.allclose(encode_cached(tiny_bert, WordTokenizer(), TEXTS, folder=tmp_path), plain)
+    assert len(calls) == 3
+    handle.remove()
+    assert torch.equal(encode_cached(tiny_bert, WordTokenizer(), TEXTS, folder=tmp_path), plain)
