@@ -15,7 +15,7 @@ from torch import Tensor
 
 from refimpl.checks import check_int, check_tensor
 from refimpl.data import retrieval_pairs
-from refimpl.retrieve import encode_cached
+from refimpl.retrieve import encode, encode_cached
 
 __all__ = ["RetrievalTask", "difference", "docs_task", "metrics"]
 
@@ -42,10 +42,10 @@ class RetrievalTask:
             ValueError: the model gives NaN or infinity; and as `refimpl.retrieve.encode`.
         """
         options = {"pooling": "mean", "normalize": True, "max_length": max_length, "batch_size": batch_size}
-        vectors = [
-            encode_cached(model, tokenizer, list(texts), **options)
-            for texts in (self.queries, self.documents)
-        ]
+        state = getattr(model, "state_dict", dict)()
+        # PyTorch's own quantized layers pack what they have: no checksum tells them apart
+        run = encode_cached if all(isinstance(value, Tensor) for value in state.values()) else encode
+        vectors = [run(model, tokenizer, list(texts), **options) for texts in (self.queries, self.documents)]
         queries, documents = (check_tensor("embeddings", v.float(), ndim=2, finite=True) for v in vectors)
         scores = queries @ documents.T  # (N, N)
         return (scores >= scores.diagonal().unsqueeze(1)).sum(1)

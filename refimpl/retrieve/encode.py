@@ -137,6 +137,7 @@ def fingerprint(model: nn.Module, tokenizer: Any, *, pooling: str = "mean", max_
     open vectors of one encoder for another.
 
     Raises:
+        TypeError: a state that is not all tensors, as PyTorch's own quantized layers have.
         ValueError: an unknown pooling, a length below 1.
     """
     check_choice("pooling", pooling, POOLINGS)
@@ -145,6 +146,8 @@ def fingerprint(model: nn.Module, tokenizer: Any, *, pooling: str = "mean", max_
     digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
     body = model.base_model if isinstance(model, PreTrainedModel) else model
     for name, value in body.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"model: got {type(value).__name__} as {name} in its state; takes tensors only")
         raw = value.detach().cpu().contiguous()
         digest.update(json.dumps([name, str(raw.dtype), list(raw.shape)]).encode())
         digest.update(raw.flatten().view(torch.uint8).numpy().data)

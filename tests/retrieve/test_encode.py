@@ -290,3 +290,17 @@ def test_what_the_model_is_given(tiny_bert):
     encode(tiny_bert, WordTokenizer(), ["a", "bcd"])
     encode(tiny_bert, WordTokenizer(), ["a"], batch_size=1)
     assert seen == [[[1, 1, 1], [1, 0, 0]], [[1]]]
+
+
+def test_a_state_that_is_not_all_tensors_has_no_fingerprint(tiny_bert):
+    class Packed(type(tiny_bert)):
+        def get_extra_state(self):
+            return {"packed": 1}
+
+    class Words:
+        def get_vocab(self):
+            return {"a": 0}
+
+    tiny_bert.__class__ = Packed
+    with pytest.raises(TypeError, match="model: got dict as _extra_state in its state; takes tensors only"):
+        fingerprint(tiny_bert, Words())
