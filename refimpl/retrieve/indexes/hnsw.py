@@ -21,7 +21,8 @@ class HNSWIndex:
 
     A search starts at the entry on the top level, walks to the neighbour with the larger score until there is
     none, goes down a level, and so on; on level 0 it keeps the best ``ef`` rows seen and stops when the best one
-    that is left to look at is worse than all of them. With N vectors it compares about ef·m·log N, not N.
+    that is left to look at is worse than all of them. It looks at the links of about ef rows, each of which
+    has 2·m at most: so many comparisons, not N.
 
     A new vector is linked to m of the ``ef_construction`` rows that a search for it finds, chosen by the heuristic: a
     candidate is passed over if it is nearer to a chosen one than to the new vector. So links point in different directions,
