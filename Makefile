@@ -13,7 +13,7 @@ COMPARE ?= $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),--nbv
 export HF_HUB_OFFLINE = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: book test check bench unit notebooks notebooks-trained notebooks-timed mutation clean
+.PHONY: book test check bench unit notebooks mutation clean
 .NOTPARALLEL:
 book: _build/html/.built
 	@echo
@@ -25,17 +25,10 @@ test: book unit notebooks
 unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile -q --durations 10
 
-NBVAL := -m pytest $(COMPARE) --nbval-current-env --nbval-cell-timeout 1800 --nbval-sanitize-with book/nbval.cfg -q --durations 10
-
-notebooks: notebooks-trained notebooks-timed
-
-# small models in training keep one core busy: two notebooks at a time
-notebooks-trained: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python $(NBVAL) -n 2 --dist loadfile book/distillation
-
-# the others measure times: one after the other, with both cores
-notebooks-timed: $(STAMP)
-	OMP_NUM_THREADS=2 $(BIN)/python $(NBVAL) $(filter-out book/distillation/%,$(wildcard book/*/*.ipynb))
+# two at a time, each on a core of its own: what they time is compared within a notebook, in turns
+notebooks: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(COMPARE) --nbval-current-env --nbval-cell-timeout 1800 \
+		--nbval-sanitize-with book/nbval.cfg -q --durations 10 -n 2 --dist loadfile book
 
 check: $(STAMP)
 	$(BIN)/ruff check .
