@@ -4,8 +4,9 @@
   the last digits).
 - In a cell tagged ``timing`` every number may differ: it depends on the machine. The words must still be
   the same, and what the chapter claims of such numbers is asserted in the cell itself.
-- In a cell tagged ``training`` numbers come from training that magnifies the last digits. They are compared as all
-  others on a processor with the instructions of the one that printed them (AVX-512), and within LOOSE on others.
+- In a cell tagged ``processor`` numbers come from long training, which magnifies the last digits, or from kernels that
+  PyTorch chooses by the processor. They are compared as all others on one with the instructions of the one that
+  printed them (AVX-512), and within LOOSE on others.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def pytest_configure(config: Any) -> None:
 
     def compare_outputs(self: Any, test: Any, ref: Any, skip_compare: Any = None) -> Any:
         tags = self.cell.metadata.get("tags", [])
-        timing, loose = "timing" in tags, "training" in tags and not _as_printed()
+        timing, loose = "timing" in tags, "processor" in tags and not _as_printed()
         for new, committed in zip(test, ref, strict=False):
             if new.output_type != committed.output_type:
                 break

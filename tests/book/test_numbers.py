@@ -67,7 +67,7 @@ def test_times_are_compared_as_words(committed, new, same):
         ("better 0.50", "worse 0.50", False),
     ],
 )
-def test_what_training_magnifies_is_compared_loosely_on_other_processors(committed, new, same):
+def test_what_hangs_on_the_processor_is_compared_loosely_on_others(committed, new, same):
     assert comparison.close_text(committed, new, loose=True) is same
 
 
