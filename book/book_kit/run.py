@@ -37,7 +37,7 @@ def run(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
-        timeout=900,
+        timeout=1800,
         startup_timeout=180,
         kernel_name="python3",
         record_timing=False,
