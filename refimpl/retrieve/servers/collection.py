@@ -4,13 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from refimpl.retrieve import index as indexes
 from refimpl.retrieve.manifest import check_manifest
+from refimpl.retrieve.rows import Metadata, check_lengths
 from refimpl.retrieve.servers.client import milvus_module
 from refimpl.retrieve.store import StoreError
 
 FORMAT = "refimpl-milvus-1"
 LONGEST = 65535  # bytes of an id
+
+
+def check_taken(names: list[str], rows: np.ndarray, metadata: list[Metadata]) -> None:
+    """Refuse before a row is written what Milvus does not take: it would refuse a batch when others are there already.
+
+    Raises:
+        ValueError: a vector that is too short or too long to be squared, an id of more than 65,535 bytes, an integer of more than 64 bits.
+    """
+    check_lengths(rows, "Milvus")
+    for i, row in enumerate(metadata):
+        if _beyond(row):
+            raise ValueError(f"metadata: got an integer of more than 64 bits at index {i}; Milvus takes 64")
+    for name in names:
+        if len(name.encode()) > LONGEST:
+            raise ValueError(f"ids: got one of {len(name.encode())} bytes; Milvus takes {LONGEST}")
+
+
+def _beyond(value: Any) -> bool:
+    """Whether an integer in it, however deep, needs more than 64 bits."""
+    if isinstance(value, dict | list):
+        return any(_beyond(part) for part in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def open_collection(

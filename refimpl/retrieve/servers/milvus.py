@@ -24,13 +24,12 @@ from refimpl.retrieve.rows import (
     Metadata,
     check_dim,
     check_ids,
-    check_lengths,
     check_metadata,
     check_vectors,
     unit,
 )
 from refimpl.retrieve.servers.client import milvus_errors, milvus_module
-from refimpl.retrieve.servers.collection import LONGEST, open_collection, translate
+from refimpl.retrieve.servers.collection import check_taken, open_collection, translate
 from refimpl.retrieve.servers.language import expression
 from refimpl.retrieve.servers.scan import Batch, best_of
 from refimpl.retrieve.store import Hit, Item, Store, StoreError, Vectors
@@ -85,15 +84,7 @@ class MilvusStore(Store):
         rows = check_vectors(vectors, self._dim)
         names = check_ids(ids, len(rows))
         extra = check_metadata(metadata, len(rows))
-        check_lengths(rows, "Milvus")
-        for i, row in enumerate(extra):
-            if _beyond(row):
-                raise ValueError(
-                    f"metadata: got an integer of more than 64 bits at index {i}; Milvus takes 64"
-                )
-        for name in names:
-            if len(name.encode()) > LONGEST:
-                raise ValueError(f"ids: got one of {len(name.encode())} bytes; Milvus takes {LONGEST}")
+        check_taken(names, rows, extra)
         with self._lock, self._open():
             count = max(1, min(BATCH, MESSAGE // (4 * self._dim)))
             for start in range(0, len(names), count):
@@ -282,10 +273,3 @@ class MilvusStore(Store):
 def _key(name: str) -> str:
     """A key that needs no quoting, whatever the id holds."""
     return hashlib.sha256(name.encode()).hexdigest()
-
-
-def _beyond(value: Any) -> bool:
-    """Whether an integer in it, however deep, needs more than 64 bits."""
-    if isinstance(value, dict | list):
-        return any(_beyond(part) for part in (value.values() if isinstance(value, dict) else value))
-    return isinstance(value, int) and not -(2**63) <= value < 2**63
