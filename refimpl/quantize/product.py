@@ -166,6 +166,8 @@ def _product(q: Tensor, weight: Tensor, scale: Tensor, packed: Tensor | None, pa
         )
     if path == "int_mm":
         return _int_mm(q, weight) * scale
+    if q.shape[1] <= EXACT:
+        return (q.float() @ weight.float().T) * scale
     total = torch.zeros(q.shape[0], weight.shape[0], dtype=torch.int32, device=q.device)
     for start in range(0, q.shape[1], EXACT):
         part = slice(start, start + EXACT)
