@@ -87,9 +87,8 @@ def check_ids(ids: Any, count: int | None = None) -> list[str]:
         TypeError: one string or a set instead of a list, or something that is no string.
         ValueError: an empty string, an id twice, or another number than ``count``.
     """
-    if isinstance(ids, str | set | frozenset | Mapping) or not isinstance(
-        ids, Iterable
-    ):  # a set has no order
+    unordered = isinstance(ids, set | frozenset | Mapping)
+    if isinstance(ids, str) or unordered or not isinstance(ids, Iterable):
         raise TypeError(f"ids: got {type(ids).__name__}; takes a list of strings")
     names = list(ids)
     for i, name in enumerate(names):

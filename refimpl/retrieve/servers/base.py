@@ -31,10 +31,6 @@ from refimpl.retrieve.servers.scan import Batch
 from refimpl.retrieve.store import Store, StoreError, Vectors
 
 BATCH = 1000  # rows a transaction or a fetch: 1.5 MB of 384 dimensions
-SERVED = (
-    "vset",
-    "search",
-)  # by whom a server searches, as behind ``index=``; the manifest has the one it was made with
 
 
 class RedisBase(Store):

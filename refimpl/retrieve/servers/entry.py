@@ -11,10 +11,8 @@ from refimpl.retrieve.store import StoreError
 
 FORMAT = "refimpl-redis-1"
 REMEMBERED = 10_000  # changes in the stream; a store that slept through more reads all rows again
-SERVED = (
-    "vset",
-    "search",
-)  # by whom a server searches, as behind ``index=``; the manifest has the one it was made with
+# by whom a server searches, as behind ``index=``; the manifest has the one it was made with
+SERVED = ("vset", "search")
 
 
 class Entry:

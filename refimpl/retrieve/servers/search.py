@@ -157,10 +157,8 @@ class SearchStore(ServedStore):
                 self._declare(name, "SKIPINITIALSCAN")
             except redis_module().ResponseError as error:
                 said = str(error).lower()
-                if (
-                    "limit" in said or "too many" in said
-                ):  # of the fields of a schema: filters will read the rows
-                    self._full = True
+                if "limit" in said or "too many" in said:
+                    self._full = True  # filters on further numbers will read the rows
                     return
                 if "duplicate" not in said:  # another process was quicker
                     raise
