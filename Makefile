@@ -25,10 +25,11 @@ test: book unit notebooks
 unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile -q --durations 10
 
-# two at a time, each on a core of its own: what they time is compared within a notebook, in turns
+# two at a time, each on a core of its own: what they time is compared within a notebook, in turns; in the order of the
+# folders, which begins with the longest (else with those of most cells, and one core waits at the end)
 notebooks: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(COMPARE) --nbval-current-env --nbval-cell-timeout 1800 \
-		--nbval-sanitize-with book/nbval.cfg -q --durations 10 -n 2 --dist loadfile book
+		--nbval-sanitize-with book/nbval.cfg -q --durations 10 -n 2 --dist loadfile --no-loadscope-reorder book
 
 check: $(STAMP)
 	$(BIN)/ruff check .

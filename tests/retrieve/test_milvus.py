@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import select
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -201,6 +204,37 @@ def test_the_server_goes_and_comes_back(monkeypatch):
         assert store.search(vectors(1, seed=5), k=1)[0][0].id == "x"
     with pytest.raises(StoreError, match="milvus"):
         open_store(server.url, DIM)
+
+
+def pass_on(listener, port, heard):
+    """Hand the bytes of one connection on to a local port and back; ``heard``: when the client sent some."""
+    with listener.accept()[0] as client, socket.create_connection(("127.0.0.1", port)) as server:
+        while True:
+            for end in select.select([client, server], [], [])[0]:
+                data = end.recv(2**16)
+                if not data:
+                    return
+                (server if end is client else client).sendall(data)
+                if end is client:
+                    heard.append(time.monotonic())
+
+
+@pytest.mark.parametrize("pings", [False, True])
+def test_an_idle_store_is_silent(monkeypatch, pings):
+    """milvus-lite's server hangs up on a client that pings; with pings this test has to hear them."""
+    every = {"grpc.keepalive_time_ms": 300, "grpc.http2.min_time_between_pings_ms": 300}
+    changed = {"grpc.keepalive_permit_without_calls": 1, "grpc.http2.max_pings_without_data": 0} if pings else {}
+    monkeypatch.setattr(milvus, "CHANNEL", {**milvus.CHANNEL, **every, **changed})
+    with own_milvus() as server, socket.create_server(("127.0.0.1", 0)) as listener:
+        heard = []
+        threading.Thread(target=pass_on, args=(listener, server.port, heard), daemon=True).start()
+        with open_store(f"milvus://127.0.0.1:{listener.getsockname()[1]}?name=t", DIM) as store:
+            store.upsert(names(3), vectors(3))
+            time.sleep(0.5)  # acknowledgements of what was sent
+            begun = time.monotonic()
+            time.sleep(2)
+            assert bool([moment for moment in heard if moment > begun]) == pings
+            assert store.count() == 3
 
 
 def test_an_integer_that_milvus_cannot_keep_is_refused_before_a_row_is_written(url, monkeypatch):

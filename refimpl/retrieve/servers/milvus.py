@@ -39,6 +39,8 @@ MESSAGE = 2**25  # bytes of vectors in a call, at most: a message has 64 MB with
 MOST_HITS = 16384  # that a Milvus server gives for one query
 NOT_LOADED = 101  # the code of an error of Milvus
 TIMEOUT = 30.0  # seconds until a server that does not answer is given up
+# pymilvus pings every 10 s, also when nothing is asked; a gRPC server that was not told to bear it (milvus-lite's) hangs up
+CHANNEL = {"grpc.keepalive_permit_without_calls": 0, "grpc.keepalive_time_ms": int(1000 * TIMEOUT)}
 
 
 class MilvusStore(Store):
@@ -65,7 +67,7 @@ class MilvusStore(Store):
         self._closed = False
         self._url, self._name = url, name
         with milvus_errors():
-            self._client = milvus_module().MilvusClient(**options, timeout=TIMEOUT)
+            self._client = milvus_module().MilvusClient(**options, timeout=TIMEOUT, grpc_options=CHANNEL)
             try:
                 manifest = open_collection(self._client, name, dim, metric, config, encoder)
             except BaseException:
