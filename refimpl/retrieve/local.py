@@ -13,7 +13,15 @@ from refimpl.checks import check_int
 from refimpl.retrieve import engines, files
 from refimpl.retrieve import index as indexes
 from refimpl.retrieve.manifest import check_manifest
-from refimpl.retrieve.rows import Metadata, check_dim, check_ids, check_metadata, check_vectors, unit
+from refimpl.retrieve.rows import (
+    Metadata,
+    check_dim,
+    check_ids,
+    check_metadata,
+    check_queries,
+    check_vectors,
+    unit,
+)
 from refimpl.retrieve.store import Hit, Item, Store, StoreError, Vectors
 from refimpl.retrieve.table import Remembered, Table, hit
 
@@ -128,7 +136,7 @@ class LocalStore(Store):
         self, vectors: Vectors, k: int = 10, filter: Mapping[str, Any] | None = None, exact: bool = False
     ) -> list[list[Hit]]:
         """See `Store.search`."""
-        queries = unit(check_vectors(vectors, self._dim))
+        queries = check_queries(vectors, self._dim)
         check_int("k", k, 1)
         with self._lock:
             self._check_open()

@@ -12,6 +12,7 @@ import torch
 from refimpl.checks import check_int
 
 Metadata = dict[str, Any]
+LEAST_SQUARE = 1e-20  # below it, and above its inverse, float32 would lose digits of a length
 DEEPEST = 100  # lists and dictionaries within one another; servers and JSON itself have limits not far above
 
 
@@ -28,6 +29,15 @@ def check_array(name: str, vectors: Any, dim: int | None = None) -> np.ndarray:
         ValueError: not two-dimensional, another dimension (None takes any), NaN or infinity (also when only
             float32 overflows).
     """
+    rows = _as_rows(name, vectors, dim)
+    finite = np.isfinite(rows)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite.all(1))[0])
+        raise ValueError(f"{name}: got NaN or infinity in row {row}; takes finite float32 numbers")
+    return rows
+
+
+def _as_rows(name: str, vectors: Any, dim: int | None) -> np.ndarray:
     if isinstance(vectors, torch.Tensor):
         tensor = vectors.detach().cpu()
         vectors = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
@@ -38,12 +48,7 @@ def check_array(name: str, vectors: Any, dim: int | None = None) -> np.ndarray:
     if vectors.ndim != 2 or (dim is not None and vectors.shape[1] != dim):
         raise ValueError(f"{name}: got shape {vectors.shape}; takes (any, {dim or 'any'})")
     with np.errstate(over="ignore"):
-        rows = np.ascontiguousarray(vectors, dtype="<f4")
-    finite = np.isfinite(rows)
-    if not finite.all():
-        row = int(np.flatnonzero(~finite.all(1))[0])
-        raise ValueError(f"{name}: got NaN or infinity in row {row}; takes finite float32 numbers")
-    return rows
+        return np.ascontiguousarray(vectors, dtype="<f4")
 
 
 def check_vectors(vectors: Any, dim: int, name: str = "vectors") -> np.ndarray:
@@ -78,6 +83,19 @@ def unit(rows: np.ndarray) -> np.ndarray:
     scaled = rows / np.abs(rows).max(1, keepdims=True)
     scaled /= np.sqrt(np.einsum("nd,nd->n", scaled, scaled))[:, None]
     return scaled
+
+
+def check_queries(vectors: Any, dim: int) -> np.ndarray:
+    """`check_vectors` and `unit`: one pass where all lengths are ordinary, for a question waits for it.
+
+    Raises:
+        TypeError, ValueError: as `check_vectors`.
+    """
+    rows = _as_rows("vectors", vectors, dim)
+    squares = np.einsum("nd,nd->n", rows, rows)
+    if len(rows) and squares.min() > LEAST_SQUARE and squares.max() < 1 / LEAST_SQUARE:  # NaN is neither
+        return rows / np.sqrt(squares)[:, None]
+    return unit(check_vectors(rows, dim))
 
 
 def check_ids(ids: Any, count: int | None = None) -> list[str]:

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from refimpl.retrieve.filters import compile_filter
-from refimpl.retrieve.rows import Metadata, unit
+from refimpl.retrieve.rows import LEAST_SQUARE, Metadata, unit
 from refimpl.retrieve.store import Hit
 
-LEAST_SQUARE = 1e-20  # below it, and above its inverse, float32 would lose digits of a length
 FILTERS = 16  # filters whose rows are remembered until the next change
 
 

@@ -223,7 +223,9 @@ def pass_on(listener, port, heard):
 def test_an_idle_store_is_silent(monkeypatch, pings):
     """milvus-lite's server hangs up on a client that pings; with pings this test has to hear them."""
     every = {"grpc.keepalive_time_ms": 300, "grpc.http2.min_time_between_pings_ms": 300}
-    changed = {"grpc.keepalive_permit_without_calls": 1, "grpc.http2.max_pings_without_data": 0} if pings else {}
+    changed = (
+        {"grpc.keepalive_permit_without_calls": 1, "grpc.http2.max_pings_without_data": 0} if pings else {}
+    )
     monkeypatch.setattr(milvus, "CHANNEL", {**milvus.CHANNEL, **every, **changed})
     with own_milvus() as server, socket.create_server(("127.0.0.1", 0)) as listener:
         heard = []

@@ -25,8 +25,8 @@ from refimpl.retrieve.rows import (
     check_dim,
     check_ids,
     check_metadata,
+    check_queries,
     check_vectors,
-    unit,
 )
 from refimpl.retrieve.servers.client import milvus_errors, milvus_module
 from refimpl.retrieve.servers.collection import check_taken, open_collection, translate
@@ -129,7 +129,7 @@ class MilvusStore(Store):
         self, vectors: Vectors, k: int = 10, filter: Mapping[str, Any] | None = None, exact: bool = False
     ) -> list[list[Hit]]:
         """See `Store.search`."""
-        queries = unit(check_vectors(vectors, self._dim))
+        queries = check_queries(vectors, self._dim)
         check_int("k", k, 1)
         test = None if filter is None else compile_filter(filter)
         words = expression(filter, 'metadata["{}"]')

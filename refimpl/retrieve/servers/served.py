@@ -15,7 +15,7 @@ import numpy as np
 from refimpl.checks import check_int
 from refimpl.retrieve import index as indexes
 from refimpl.retrieve.filters import compile_filter
-from refimpl.retrieve.rows import check_ids, check_vectors, unit
+from refimpl.retrieve.rows import check_ids, check_queries, unit
 from refimpl.retrieve.servers.base import RedisBase
 from refimpl.retrieve.servers.scan import Batch, best_of
 from refimpl.retrieve.store import Hit, Item, Vectors
@@ -43,7 +43,7 @@ class ServedStore(RedisBase):
         self, vectors: Vectors, k: int = 10, filter: Mapping[str, Any] | None = None, exact: bool = False
     ) -> list[list[Hit]]:
         """See `Store.search`."""
-        queries = unit(check_vectors(vectors, self._dim))
+        queries = check_queries(vectors, self._dim)
         check_int("k", k, 1)
         test = None if filter is None else compile_filter(filter)
         with self._lock, self._open():
