@@ -92,7 +92,8 @@ def check_queries(vectors: Any, dim: int) -> np.ndarray:
         TypeError, ValueError: as `check_vectors`.
     """
     rows = _as_rows("vectors", vectors, dim)
-    squares = np.einsum("nd,nd->n", rows, rows)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        squares = np.einsum("nd,nd->n", rows, rows)
     if len(rows) and squares.min() > LEAST_SQUARE and squares.max() < 1 / LEAST_SQUARE:  # NaN is neither
         return rows / np.sqrt(squares)[:, None]
     return unit(check_vectors(rows, dim))

@@ -30,6 +30,7 @@ class Table:
         self.ids, self.metadata = ids, metadata
         self.row = {name: row for row, name in enumerate(ids) if name is not None}
         self.alive = np.array([name is not None for name in ids], dtype=bool)
+        self._squares = _squares(self.vectors)  # of the lengths, for `best`
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,6 +54,7 @@ class Table:
         self.ids += names
         self.metadata += metadata
         self.alive = np.concatenate([self.alive, np.ones(len(names), dtype=bool)])
+        self._squares = np.concatenate([self._squares, _squares(vectors)])
         self.row.update(zip(names, range(start, end), strict=True))
 
     def delete(self, row: int) -> None:
@@ -68,7 +70,7 @@ class Table:
     def best(self, queries: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The cosines of queries of length one with rows ``[Q, r]`` that were found by rounded ones, the k best first."""
         found = self.vectors[rows]  # (Q, r, D)
-        squares = np.einsum("qrd,qrd->qr", found, found)
+        squares = self._squares[rows]
         if squares.min() < LEAST_SQUARE or squares.max() > 1 / LEAST_SQUARE:  # hardly ever seen; costs more
             found = unit(found.reshape(-1, found.shape[-1])).reshape(found.shape)
             squares = np.ones_like(squares)
@@ -81,6 +83,11 @@ class Table:
         """The same without the deleted rows, in the same order."""
         rows = np.flatnonzero(self.alive).tolist()
         return Table(self._room[rows], [self.ids[r] for r in rows], [self.metadata[r] for r in rows])
+
+
+def _squares(vectors: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", under="ignore"):
+        return np.einsum("nd,nd->n", vectors, vectors)
 
 
 class Remembered:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from refimpl.retrieve import HNSW, IVF, Auto, Exact, FastScan, Hit, Store, engines, open_store
 from refimpl.retrieve import index as indexes
 from refimpl.retrieve.local import LocalStore
-from refimpl.retrieve.rows import check_vectors, unit
+from refimpl.retrieve.rows import check_queries, check_vectors, unit
 from refimpl.retrieve.table import hit
 from tests.retrieve.servers import needs_hnswlib
 from tests.retrieve.test_contract import naive, names, vectors
@@ -416,3 +416,32 @@ def test_hnswlib_that_finds_fewer_than_k_says_so_and_does_not_raise():
     assert (found == -1).all() and (scores == -np.inf).all()
     scores, found = graph.search(unit(vectors(50)), 1, 50, None)
     assert found[:, 0].tolist() == list(range(50)) and scores.min() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1.0, 1e12, 1e30])
+def test_queries_of_any_length_have_length_one(scale):
+    some = vectors(5) * np.float32(scale)
+    some[1] = vectors(1, seed=9)  # lengths that differ widely
+    np.testing.assert_allclose(check_queries(some, some.shape[1]), unit(some), rtol=1e-6)
+    assert check_queries(some[:0], some.shape[1]).shape == (0, some.shape[1])
+
+
+@pytest.mark.parametrize("value, text", [(np.nan, "NaN"), (np.inf, "NaN"), (0.0, "zero vector")])
+def test_a_query_without_a_direction_is_refused(value, text):
+    some = vectors(3)
+    some[2] = value
+    with pytest.raises(ValueError, match=f"{text}.* in row 2"):
+        check_queries(some, some.shape[1])
+
+
+def test_what_was_rounded_is_judged_by_vectors_of_any_length(monkeypatch):
+    monkeypatch.setattr(indexes, "LEAST_SCANNED", 20)
+    rows = vectors(400, seed=3) * np.logspace(-25, 25, 400, dtype="f4")[:, None]
+    with open_store("memory://", rows.shape[1], index=FastScan(40)) as store:
+        store.upsert(names(200), rows[:200])
+        store.upsert(names(400)[200:], rows[200:])
+        assert store.info()["built"]["kind"] == "fastscan"
+        for hits, query in zip(store.search(rows, k=1), unit(rows), strict=True):
+            assert abs(hits[0].score - 1) < 1e-5
+            (item,) = store.get([hits[0].id])
+            assert abs(unit(item.vector[None])[0] @ query - 1) < 1e-5
