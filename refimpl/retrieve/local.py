@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from refimpl.retrieve.rows import (
     unit,
 )
 from refimpl.retrieve.store import Hit, Item, Store, StoreError, Vectors
-from refimpl.retrieve.table import Remembered, Table, hit
+from refimpl.retrieve.table import Remembered, Table
 
 MOST_DELETED = 0.25  # of the rows; beyond that they are dropped and the index is built anew
 LEAST_KEPT = 0.5  # a filter that keeps no more than this of the rows goes to the exact scan
@@ -161,10 +161,11 @@ class LocalStore(Store):
             return self._hits(scores, rows)
 
     def _hits(self, scores: np.ndarray, rows: np.ndarray) -> list[list[Hit]]:
-        ids, metadata = self._table.ids, self._table.metadata
+        ids = cast(list[str], self._table.ids)  # a row that is found has one
+        metadata = self._table.metadata
         values = scores.clip(-1.0, 1.0).tolist()  # rounding may give 1.0000001
         return [
-            [hit(str(ids[row]), score, metadata[row].copy()) for score, row in zip(some, where, strict=True)]
+            [Hit(ids[row], score, metadata[row].copy()) for score, row in zip(some, where, strict=True)]
             for some, where in zip(values, rows.tolist(), strict=True)
         ]
 

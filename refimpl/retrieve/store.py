@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from torch import Tensor
@@ -20,8 +20,7 @@ class StoreError(ValueError):
     """A store that cannot be opened, read or written as asked."""
 
 
-@dataclass(frozen=True)
-class Hit:
+class Hit(NamedTuple):
     """A result: ``score`` is the cosine similarity, from -1 to 1, the higher the better."""
 
     id: str

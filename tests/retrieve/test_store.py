@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import os
 import sys
@@ -13,11 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refimpl.retrieve import HNSW, IVF, Auto, Exact, FastScan, Hit, Store, engines, open_store
+from refimpl.retrieve import HNSW, IVF, Auto, Exact, FastScan, Store, engines, open_store
 from refimpl.retrieve import index as indexes
 from refimpl.retrieve.local import LocalStore
 from refimpl.retrieve.rows import check_queries, check_vectors, unit
-from refimpl.retrieve.table import hit
 from tests.retrieve.servers import needs_hnswlib
 from tests.retrieve.test_contract import naive, names, vectors
 
@@ -216,11 +214,15 @@ def test_a_row_that_the_graph_does_not_reach_is_scanned_for(monkeypatch):
     assert [[h.id for h in hits] for hits in found] == [[h.id for h in hits] for hits in expected]
 
 
-def test_a_hit_made_in_one_step_is_a_hit():
-    made = hit("a", 0.5, {"year": 2020})
-    assert made == Hit("a", 0.5, {"year": 2020}) and repr(made) == repr(Hit("a", 0.5, {"year": 2020}))
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        made.score = 1.0
+def test_a_hit_is_named_and_never_changed():
+    with open_store("memory://", DIM) as store:
+        store.upsert(names(1), vectors(1), [{"year": 2020}])
+        ((hit,),) = store.search(vectors(1))
+        hit.metadata["year"] = 1999  # a copy: the store keeps its own
+        assert store.get(names(1))[0].metadata == {"year": 2020}
+    assert (hit.id, round(hit.score, 6)) == (names(1)[0], 1.0)
+    with pytest.raises(AttributeError):
+        hit.score = 0.5
 
 
 def test_a_score_is_a_cosine_also_when_it_was_rounded():

@@ -90,14 +90,17 @@ class RedisBase(Store):
             self._check_writer()
             self._prepare(rows, extra)
             for start in range(0, len(names), BATCH):
-                part = names[start : start + BATCH]
+                part, own = names[start : start + BATCH], extra[start : start + BATCH]
+                some = rows[start : start + BATCH]
+                blob, width = some.tobytes(), 4 * self._dim  # cut up: quicker than to ask each row
                 with self._redis.pipeline(transaction=True) as batch:
-                    for i, name in enumerate(part, start):
-                        fields = {"vector": rows[i].tobytes(), "metadata": json.dumps(extra[i])}
-                        self._put(batch, self._key + b"row:" + name.encode(), fields, extra[i])
+                    for i, (name, about) in enumerate(zip(part, own, strict=True)):
+                        vector = blob[i * width : (i + 1) * width]
+                        fields = {"vector": vector, "metadata": json.dumps(about) if about else "{}"}
+                        self._put(batch, self._key + b"row:" + name.encode(), fields, about)
                     batch.sadd(self._key + b"ids", *part)
                     self._note(batch, part)
-                    self._also_write(batch, part, rows[start : start + BATCH], extra[start : start + BATCH])
+                    self._also_write(batch, part, some, own)
                     batch.execute()
 
     def delete(self, ids: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None) -> int:
