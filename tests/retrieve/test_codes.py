@@ -162,6 +162,7 @@ def test_rescore_by_hand():
         (lambda x: BinaryCode(12), ValueError, "dim: got 12"),
         (lambda x: ProductCode(x, 5), ValueError, "parts: got 5"),
         (lambda x: ProductCode(x[:10], 8), ValueError, "training: got 10 vectors"),
+        (lambda x: ProductCode(x, 8, 6, iterations=0), ValueError, "iterations: got 0"),
         (lambda x: truncation(4, 5), ValueError, "kept: got 5"),
         (lambda x: principal(x, D + 1), ValueError, "kept: got 65"),
         (lambda x: LinearCode(np.ones((5, 4), dtype=np.float32)), ValueError, "weight: got 5 rows"),
@@ -179,6 +180,15 @@ def test_rescore_by_hand():
 def test_bad_input(call, kind, text, world):
     with pytest.raises(kind, match=text):
         call(world[0])
+
+
+def test_more_iterations_lose_less(world):
+    vectors, _, _ = world
+    lost = []
+    for iterations in (1, 4, 25):
+        code = ProductCode(vectors, 8, 6, iterations=iterations)
+        lost.append(np.square(vectors - code.decode(code.encode(vectors))).sum())
+    assert lost[0] > 1.01 * lost[1] > 1.01 * lost[2]
 
 
 def test_what_sixteen_bits_cannot_hold_is_refused():

@@ -64,9 +64,9 @@ def kmeans(vectors: np.ndarray, clusters: int, iterations: int = 20, seed: int =
     for _ in range(iterations):
         own = nearest(vectors, centroids)
         counts = np.bincount(own, minlength=clusters)
-        sums = np.zeros((clusters, vectors.shape[1]))
-        np.add.at(sums, own, vectors)
-        moved = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
+        # in float64; np.add.at does the same in ten times the time
+        sums = [np.bincount(own, column, clusters) for column in vectors.T]
+        moved = (np.stack(sums, axis=1) / np.maximum(counts, 1)[:, None]).astype(np.float32)
         empty = np.flatnonzero(counts == 0)
         if len(empty):
             distance = np.square(vectors - centroids[own]).sum(1)
