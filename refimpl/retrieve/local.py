@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ from refimpl.retrieve.table import Remembered, Table
 
 MOST_DELETED = 0.25  # of the rows; beyond that they are dropped and the index is built anew
 LEAST_KEPT = 0.5  # a filter that keeps no more than this of the rows goes to the exact scan
+_hit: Callable[[Any], Hit] = partial(tuple.__new__, Hit)  # `Hit._make`, but nothing of it in Python
 
 
 class LocalStore(Store):
@@ -151,7 +153,7 @@ class LocalStore(Store):
             else:
                 rounded = isinstance(self._built, indexes.FastScan)
                 # int8 may exchange the last of k with the next ones: some more, of which the vectors decide
-                spare = min(2 + k // 5, found - k) if rounded else 0
+                spare = min(1 + k // 10, found - k) if rounded else 0
                 scores, rows = indexes.search(self._built, self._index, queries, k, mask, spare)
                 if rows.min() < 0:  # a graph may not reach k rows where others are in the way
                     short = (rows < 0).any(1)
@@ -161,13 +163,15 @@ class LocalStore(Store):
             return self._hits(scores, rows)
 
     def _hits(self, scores: np.ndarray, rows: np.ndarray) -> list[list[Hit]]:
-        ids = cast(list[str], self._table.ids)  # a row that is found has one
-        metadata = self._table.metadata
-        values = scores.clip(-1.0, 1.0).tolist()  # rounding may give 1.0000001
-        return [
-            [Hit(ids[row], score, metadata[row].copy()) for score, row in zip(some, where, strict=True)]
-            for some, where in zip(values, rows.tolist(), strict=True)
-        ]
+        flat, k = rows.ravel().tolist(), rows.shape[1]
+        # by map, list after list: a loop in Python adds half as much again to what an index takes
+        ids = list(map(cast(list[str], self._table.ids).__getitem__, flat))  # a row that is found has one
+        metadata = map(dict.copy, map(self._table.metadata.__getitem__, flat))
+        values = scores.ravel().tolist()
+        if max(values) > 1.0 or min(values) < -1.0:  # rounding may give 1.0000001
+            values = [max(-1.0, min(1.0, value)) for value in values]
+        hits = list(map(_hit, zip(ids, values, metadata, strict=True)))
+        return [hits[i : i + k] for i in range(0, len(hits), k)]
 
     def _scan(self, queries: np.ndarray, k: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         index = self._index

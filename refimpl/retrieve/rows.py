@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from refimpl.checks import check_int
 
 Metadata = dict[str, Any]
+FLOAT32 = np.dtype("<f4")
 LEAST_SQUARE = 1e-20  # below it, and above its inverse, float32 would lose digits of a length
 DEEPEST = 100  # lists and dictionaries within one another; servers and JSON itself have limits not far above
 
@@ -47,8 +49,10 @@ def _as_rows(name: str, vectors: Any, dim: int | None) -> np.ndarray:
         raise TypeError(f"{name}: got dtype {vectors.dtype}; takes floating point")
     if vectors.ndim != 2 or (dim is not None and vectors.shape[1] != dim):
         raise ValueError(f"{name}: got shape {vectors.shape}; takes (any, {dim or 'any'})")
+    if vectors.dtype == FLOAT32:  # nothing can overflow, and a question is spared the 2 µs of errstate
+        return np.ascontiguousarray(vectors)
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(vectors, dtype="<f4")
+        return np.ascontiguousarray(vectors, dtype=FLOAT32)
 
 
 def check_vectors(vectors: Any, dim: int, name: str = "vectors") -> np.ndarray:
@@ -92,9 +96,14 @@ def check_queries(vectors: Any, dim: int) -> np.ndarray:
         TypeError, ValueError: as `check_vectors`.
     """
     rows = _as_rows("vectors", vectors, dim)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        squares = np.einsum("nd,nd->n", rows, rows)
-    if len(rows) and squares.min() > LEAST_SQUARE and squares.max() < 1 / LEAST_SQUARE:  # NaN is neither
+    squares = np.einsum("nd,nd->n", rows, rows)  # without a warning, whatever overflows
+    if (
+        len(rows) == 1
+    ):  # the same in Python's numbers: fewer calls of NumPy, of some µs each after a long search
+        square = squares.item()
+        if LEAST_SQUARE < square < 1 / LEAST_SQUARE:  # NaN is neither
+            return rows / np.float32(math.sqrt(square))
+    elif len(rows) and squares.min() > LEAST_SQUARE and squares.max() < 1 / LEAST_SQUARE:
         return rows / np.sqrt(squares)[:, None]
     return unit(check_vectors(rows, dim))
 
@@ -152,7 +161,7 @@ def check_metadata(metadata: Sequence[Metadata | None] | None, count: int) -> li
         ValueError: another number than ``count``; NaN or infinity; more than 100 levels.
     """
     if metadata is None:
-        return [{} for _ in range(count)]
+        return [{}] * count  # one for all: a store never changes what it keeps, and gives copies out
     if isinstance(metadata, str | dict) or not isinstance(metadata, Sequence):
         raise TypeError(f"metadata: got {type(metadata).__name__}; takes a list of dictionaries")
     if len(metadata) != count:

@@ -29,7 +29,7 @@ class Table:
         self.ids, self.metadata = ids, metadata
         self.row = {name: row for row, name in enumerate(ids) if name is not None}
         self.alive = np.array([name is not None for name in ids], dtype=bool)
-        self._squares = _squares(self.vectors)  # of the lengths, for `best`
+        self._inverse, self._extreme = _inverse_lengths(self.vectors)  # for `best`
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,7 +53,9 @@ class Table:
         self.ids += names
         self.metadata += metadata
         self.alive = np.concatenate([self.alive, np.ones(len(names), dtype=bool)])
-        self._squares = np.concatenate([self._squares, _squares(vectors)])
+        inverse, extreme = _inverse_lengths(vectors)
+        self._inverse = np.concatenate([self._inverse, inverse])
+        self._extreme |= extreme
         self.row.update(zip(names, range(start, end), strict=True))
 
     def delete(self, row: int) -> None:
@@ -68,15 +70,15 @@ class Table:
 
     def best(self, queries: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The cosines of queries of length one with rows ``[Q, r]`` that were found by rounded ones, the k best first."""
-        found = self.vectors[rows]  # (Q, r, D)
-        squares = self._squares[rows]
-        if squares.min() < LEAST_SQUARE or squares.max() > 1 / LEAST_SQUARE:  # hardly ever seen; costs more
-            found = unit(found.reshape(-1, found.shape[-1])).reshape(found.shape)
-            squares = np.ones_like(squares)
-        scores = (found @ queries[:, :, None])[:, :, 0] / np.sqrt(squares)  # (Q, r, D) @ (Q, D, 1)
-        own = np.arange(len(rows))[:, None]
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return scores[own, order], rows[own, order]
+        found = self.vectors.take(rows, axis=0)  # (Q, r, D); half the time of self.vectors[rows]
+        if self._extreme:  # hardly ever seen; costs more
+            scores = unit(found.reshape(-1, found.shape[-1])).reshape(found.shape) @ queries[:, :, None]
+        else:
+            scores = found @ queries[:, :, None] * self._inverse.take(rows)[:, :, None]
+        scores = scores[:, :, 0]  # (Q, r, D) @ (Q, D, 1)
+        order = (-scores).argsort(1, "stable")[:, :k]
+        order += np.arange(0, rows.size, rows.shape[1])[:, None]  # places in the flat arrays
+        return scores.take(order), rows.take(order)
 
     def packed(self) -> Table:
         """The same without the deleted rows, in the same order."""
@@ -84,9 +86,11 @@ class Table:
         return Table(self._room[rows], [self.ids[r] for r in rows], [self.metadata[r] for r in rows])
 
 
-def _squares(vectors: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore", under="ignore"):
-        return np.einsum("nd,nd->n", vectors, vectors)
+def _inverse_lengths(vectors: np.ndarray) -> tuple[np.ndarray, bool]:
+    """1/‖v‖ of each row, and whether squares are beyond float32 for some of them."""
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+    extreme = bool(((squares < LEAST_SQUARE) | (squares > 1 / LEAST_SQUARE)).any())
+    return np.sqrt(1 / np.clip(squares, LEAST_SQUARE, 1 / LEAST_SQUARE)), extreme
 
 
 class Remembered:

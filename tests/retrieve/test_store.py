@@ -228,8 +228,9 @@ def test_a_hit_is_named_and_never_changed():
 def test_a_score_is_a_cosine_also_when_it_was_rounded():
     with open_store("memory://", DIM) as store:
         store.upsert(names(2), vectors(2))
-        (hits,) = store._hits(np.array([[1.0000001, -1.0000001]], "f4"), np.array([[0, 1]]))
-        assert [h.score for h in hits] == [1.0, -1.0]
+        for scores, cosines in (([1.0000001, 0.5], [1.0, 0.5]), ([0.5, -1.0000001], [0.5, -1.0])):
+            (hits,) = store._hits(np.array([scores], "f4"), np.array([[0, 1]]))
+            assert [h.score for h in hits] == cosines
 
 
 def test_the_rows_of_sixteen_filters_are_remembered():
@@ -425,6 +426,7 @@ def test_queries_of_any_length_have_length_one(scale):
     some = vectors(5) * np.float32(scale)
     some[1] = vectors(1, seed=9)  # lengths that differ widely
     np.testing.assert_allclose(check_queries(some, some.shape[1]), unit(some), rtol=1e-6)
+    np.testing.assert_allclose(check_queries(some[:1], some.shape[1]), unit(some[:1]), rtol=1e-6)
     assert check_queries(some[:0], some.shape[1]).shape == (0, some.shape[1])
 
 
@@ -434,11 +436,15 @@ def test_a_query_without_a_direction_is_refused(value, text):
     some[2] = value
     with pytest.raises(ValueError, match=f"{text}.* in row 2"):
         check_queries(some, some.shape[1])
+    with pytest.raises(ValueError, match=f"{text}.* in row 0"):
+        check_queries(some[2:], some.shape[1])
 
 
-def test_what_was_rounded_is_judged_by_vectors_of_any_length(monkeypatch):
+@pytest.mark.parametrize("ordinary", [0, 200])  # of the rows that are there first
+def test_what_was_rounded_is_judged_by_vectors_of_any_length(ordinary, monkeypatch):
     monkeypatch.setattr(indexes, "LEAST_SCANNED", 20)
-    rows = vectors(400, seed=3) * np.logspace(-25, 25, 400, dtype="f4")[:, None]
+    lengths = np.concatenate([np.ones(ordinary), np.logspace(-25, 25, 400 - ordinary)])
+    rows = vectors(400, seed=3) * lengths.astype("f4")[:, None]
     with open_store("memory://", rows.shape[1], index=FastScan(40)) as store:
         store.upsert(names(200), rows[:200])
         store.upsert(names(400)[200:], rows[200:])
