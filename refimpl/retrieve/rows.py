@@ -97,9 +97,8 @@ def check_queries(vectors: Any, dim: int) -> np.ndarray:
     """
     rows = _as_rows("vectors", vectors, dim)
     squares = np.einsum("nd,nd->n", rows, rows)  # without a warning, whatever overflows
-    if (
-        len(rows) == 1
-    ):  # the same in Python's numbers: fewer calls of NumPy, of some µs each after a long search
+    if len(rows) == 1:
+        # the same in Python's numbers: fewer calls of NumPy, each of some µs after a search that filled the caches
         square = squares.item()
         if LEAST_SQUARE < square < 1 / LEAST_SQUARE:  # NaN is neither
             return rows / np.float32(math.sqrt(square))
