@@ -56,14 +56,13 @@ _build/html/.built: $(STAMP) $(SOURCES)
 	$(BIN)/jupyter-book build . -W -n --keep-going --all
 	@touch $@
 
-# Without compiling every file of the libraries, which takes more than a minute: Python does so with what it imports.
 # torch first and by its exact version: a range may fetch several GB of CUDA libraries
 $(STAMP): pyproject.toml constraints.txt book/book_kit/make_venv.py
 	@echo "Setting up $(VENV): some minutes the first time."
 	$(PYTHON) book/book_kit/make_venv.py $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q --no-compile "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e '.[book,test]'
+	$(BIN)/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[book,test]'
 	@touch $@
 
 clean:

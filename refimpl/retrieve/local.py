@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,12 +22,11 @@ from refimpl.retrieve.rows import (
     check_vectors,
     unit,
 )
-from refimpl.retrieve.store import Hit, Item, Store, StoreError, Vectors
+from refimpl.retrieve.store import Hit, Item, Store, StoreError, Vectors, as_hits
 from refimpl.retrieve.table import Remembered, Table
 
 MOST_DELETED = 0.25  # of the rows; beyond that they are dropped and the index is built anew
 LEAST_KEPT = 0.5  # a filter that keeps no more than this of the rows goes to the exact scan
-_hit: Callable[[Any], Hit] = partial(tuple.__new__, Hit)  # `Hit._make`, but nothing of it in Python
 
 
 class LocalStore(Store):
@@ -163,14 +161,11 @@ class LocalStore(Store):
             return self._hits(scores, rows)
 
     def _hits(self, scores: np.ndarray, rows: np.ndarray) -> list[list[Hit]]:
+        ids = cast(list[str], self._table.ids)  # a row that is found has one
         flat, k = rows.ravel().tolist(), rows.shape[1]
-        # by map, list after list: a loop in Python adds half as much again to what an index takes
-        ids = list(map(cast(list[str], self._table.ids).__getitem__, flat))  # a row that is found has one
-        metadata = map(dict.copy, map(self._table.metadata.__getitem__, flat))
-        values = scores.ravel().tolist()
-        if max(values) > 1.0 or min(values) < -1.0:  # rounding may give 1.0000001
-            values = [max(-1.0, min(1.0, value)) for value in values]
-        hits = list(map(_hit, zip(ids, values, metadata, strict=True)))
+        hits = as_hits(
+            map(ids.__getitem__, flat), scores.ravel().tolist(), map(self._table.metadata.__getitem__, flat)
+        )
         return [hits[i : i + k] for i in range(0, len(hits), k)]
 
     def _scan(self, queries: np.ndarray, k: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -32,7 +32,7 @@ from refimpl.retrieve.servers.client import milvus_errors, milvus_module
 from refimpl.retrieve.servers.collection import check_taken, open_collection, translate
 from refimpl.retrieve.servers.language import expression
 from refimpl.retrieve.servers.scan import Batch, best_of
-from refimpl.retrieve.store import Hit, Item, Store, StoreError, Vectors
+from refimpl.retrieve.store import Hit, Item, Store, StoreError, Vectors, as_hits
 
 BATCH = 1000  # rows a call
 MESSAGE = 2**25  # bytes of vectors in a call, at most: a message has 64 MB with all
@@ -162,14 +162,11 @@ class MilvusStore(Store):
                 consistency_level="Strong",
             )
             found += [
-                [
-                    Hit(
-                        row["entity"]["name"],
-                        max(-1.0, min(1.0, float(row["distance"]))),
-                        dict(row["entity"]["metadata"]),
-                    )
-                    for row in rows
-                ]
+                as_hits(
+                    [row["entity"]["name"] for row in rows],
+                    [float(row["distance"]) for row in rows],
+                    [row["entity"]["metadata"] for row in rows],
+                )
                 for rows in answers
             ]
         return found

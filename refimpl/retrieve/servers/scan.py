@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from refimpl.retrieve.rows import Metadata, unit
-from refimpl.retrieve.store import Hit
+from refimpl.retrieve.store import Hit, as_hits
 
 Batch = tuple[list[str], np.ndarray, list[Metadata]]
 
@@ -40,6 +40,6 @@ def best_of(
         places = places.reshape(scores.shape)
         rows = [rows[i] for i in used]
     return [
-        [Hit(rows[i][0], max(-1.0, min(1.0, score)), dict(rows[i][1])) for score, i in zip(a, b, strict=True)]
+        as_hits([rows[i][0] for i in b], a, [rows[i][1] for i in b])
         for a, b in zip(scores.tolist(), places.tolist(), strict=True)
     ]

@@ -18,7 +18,7 @@ from refimpl.retrieve.filters import compile_filter
 from refimpl.retrieve.rows import check_ids, check_queries, unit
 from refimpl.retrieve.servers.base import RedisBase
 from refimpl.retrieve.servers.scan import Batch, best_of
-from refimpl.retrieve.store import Hit, Item, Vectors
+from refimpl.retrieve.store import Hit, Item, Vectors, as_hits
 
 DEFAULT = indexes.HNSW(m=16, ef_construction=200, ef_search=256)
 QUERIES = 100  # a round trip
@@ -70,10 +70,12 @@ class ServedStore(RedisBase):
         found = []
         for query, some in zip(queries, answers, strict=True):
             places = np.array([row[name] for name in some], dtype=int)
-            scores = (units[places] @ query).clip(-1, 1)
+            scores = units[places] @ query
             order = np.argsort(-scores, kind="stable")
-            pairs = zip(places[order].tolist(), scores[order].tolist(), strict=True)
-            found.append([Hit(names[i], score, dict(metadata[i])) for i, score in pairs])
+            best = places[order].tolist()
+            found.append(
+                as_hits([names[i] for i in best], scores[order].tolist(), [metadata[i] for i in best])
+            )
         return found
 
     def _matching(self, filter: Mapping[str, Any]) -> list[str]:
