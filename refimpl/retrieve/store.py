@@ -30,13 +30,14 @@ class Hit(NamedTuple):
     metadata: dict[str, Any]
 
 
+# `Hit._make`, but nothing of it in Python
 _hit: Callable[[tuple[str, float, dict[str, Any]]], Hit] = partial(tuple.__new__, Hit)
 
 
 def as_hits(ids: Iterable[str], scores: list[float], metadata: Iterable[dict[str, Any]]) -> list[Hit]:
     """Of each id, score and dictionary a `Hit`: the score within [−1, 1], the dictionary a copy.
 
-    By ``map``, list after list: a loop in Python adds half as much again to what a fast index takes.
+    By ``map``, list after list: a search waits for it, and a loop in Python takes half as long again.
     """
     if scores and (max(scores) > 1.0 or min(scores) < -1.0):  # rounding may give 1.0000001
         scores = [max(-1.0, min(1.0, score)) for score in scores]

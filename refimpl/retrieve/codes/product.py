@@ -22,7 +22,8 @@ class ProductCode(Code):
         iterations: of k-means; ten are nearly as good as faiss's 25 in less than half the time.
 
     Raises:
-        TypeError, ValueError: no such array, ``parts`` that do not divide ``dim``, too few vectors.
+        TypeError, ValueError: no such array, ``parts`` that do not divide ``dim``, too few vectors,
+            a count out of its bounds.
         ModuleNotFoundError: faiss is not installed.
     """
 
